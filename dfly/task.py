@@ -1,0 +1,221 @@
+"""What is distributed: tasks, their pieces, and sets of pieces.
+
+A task is one immutable content. Its id says which URL (or which digest) it came from, its version
+which state of that URL; the pair names bytes that never change. A piece set is a plain int used as
+a bitmap (bit i = piece i): union, difference and "nothing left" are single operations on it,
+whatever the count. Nothing here touches the network or the disk.
+"""
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Iterable, Iterator, Match, Optional, Tuple
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+
+from dfly.digest import Digest
+from dfly.errors import ProtocolError, UsageError
+from dfly.units import KIB, MIB
+
+PIECE_SIZE_MIN = 256 * KIB
+PIECE_SIZE_MAX = 16 * MIB
+PIECES_WANTED = 1024     # the smallest piece size that keeps a task at this many or fewer
+PIECES_MAX = 1 << 20     # bound for what a remote may claim: 16 TiB in 16 MiB pieces
+INLINE_MAX = 64 * KIB    # a task up to this size rides in the answer to Join
+URL_MAX = 8_000          # characters; what common servers accept in a request line
+VERSION_MAX = 512        # bytes of a version on the wire
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_TASK_ID = re.compile(r"[0-9a-f]{64}")
+
+
+# ------------------------------------------------------------------------------ identity
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a user asks for. `filters` = names of query parameters that don't matter."""
+
+    url: str
+    tag: str = ""
+    filters: Tuple[str, ...] = ()
+    digest: Optional[Digest] = None
+
+    @property
+    def task_id(self) -> str:
+        """64 hex digits: over the digest alone where a strong one is known, else URL and tag."""
+        seal = hashlib.sha256()
+        if self.digest is not None and self.digest.is_strong:
+            seal.update(b"dfly task by digest\0" + str(self.digest).encode())
+        else:
+            for part in (b"dfly task by url", canonical_url(self.url, self.filters).encode(),
+                         self.tag.encode()):
+                seal.update(len(part).to_bytes(4, "big") + part)
+        return seal.hexdigest()
+
+
+def is_task_id(text: str) -> bool:
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
+    """`url` in one spelling: lower-case scheme and host, no default port, no fragment, path
+    escapes normalised, user name and password removed, and without the query parameters named
+    in `filters`. The order of the other parameters is kept: servers may care."""
+    parts = split_url(url)
+    assert parts.hostname is not None
+    host = parts.hostname.lower()
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    port = f":{parts.port}" if parts.port not in (None, default) else ""
+    path = _normal_escapes(parts.path) or "/"
+    query = "&".join(pair for pair in parts.query.split("&")
+                     if pair and unquote(pair.partition("=")[0]) not in filters)
+    return urlunsplit((parts.scheme, host + port, path, _normal_escapes(query), ""))
+
+
+def _normal_escapes(text: str) -> str:
+    """Percent-escapes in one spelling (RFC 3986 6.2.2): needless ones undone, hex upper-case,
+    anything not ASCII escaped. %2F stays: it isn't the same as a slash."""
+    def one(match: Match[str]) -> str:
+        char = chr(int(match.group(1), 16))
+        return char if char in _UNRESERVED else f"%{match.group(1).upper()}"
+    return quote(_ESCAPE.sub(one, text), safe="/:@!$&'()*+,;=~-._?%")
+
+
+def split_url(url: str) -> SplitResult:
+    """`urlsplit` that refuses what dfly can't fetch, in one line."""
+    if len(url) > URL_MAX:
+        raise UsageError(f"URL of {len(url)} characters", f"the longest is {URL_MAX}")
+    if any(c <= " " or c == "\x7f" for c in url):
+        raise UsageError(f"malformed URL {url!r}", "escape spaces and control characters (%20)")
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise UsageError(f"malformed URL {url!r}", str(error)) from None
+    if parts.scheme not in ("http", "https"):
+        scheme = parts.scheme or "none"
+        raise UsageError(f"unknown scheme in URL {url!r} ({scheme})", "use http:// or https://")
+    if not parts.hostname or not port_fits:
+        raise UsageError(f"malformed URL {url!r}", "it names no host or no valid port")
+    return parts
+
+
+# ------------------------------------------------------------------------------ geometry
+def piece_size_for(length: Optional[int]) -> int:
+    """Bytes per piece: smallest power of two within bounds for at most PIECES_WANTED pieces.
+
+    An unknown length gets 1 MiB: 1,024 pieces hold a GiB, and PIECES_MAX a TiB.
+    """
+    if length is None:
+        return MIB
+    size = PIECE_SIZE_MIN
+    while size < PIECE_SIZE_MAX and size * PIECES_WANTED < length:
+        size *= 2
+    return size
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a content of `length` bytes is cut. Length None = not known yet (chunked source)."""
+
+    length: Optional[int]
+    piece_size: int
+
+    @property
+    def piece_count(self) -> Optional[int]:
+        """Number of pieces; an empty content has none; None while the length is unknown."""
+        if self.length is None:
+            return None
+        return -(-self.length // self.piece_size)
+
+    def start(self, piece_index: int) -> int:
+        """Offset in bytes of the piece's first byte."""
+        return piece_index * self.piece_size
+
+    def stop(self, piece_index: int) -> int:
+        """Offset in bytes just past the piece (the last may be short)."""
+        end = (piece_index + 1) * self.piece_size
+        return end if self.length is None else min(end, self.length)
+
+    def size_of(self, piece_index: int) -> int:
+        return self.stop(piece_index) - self.start(piece_index)
+
+    def pieces_of(self, start: int, stop: int) -> range:
+        """Indexes of the pieces that the bytes [start, stop) touch."""
+        if stop <= start:
+            return range(0)
+        return range(start // self.piece_size, -(-stop // self.piece_size))
+
+
+def check_geometry(length: Optional[int], piece_size: int) -> Geometry:
+    """Geometry from a remote's claim, or ProtocolError."""
+    fits = PIECE_SIZE_MIN <= piece_size <= PIECE_SIZE_MAX and piece_size & (piece_size - 1) == 0
+    if not fits or (length is not None and not 0 <= length <= PIECES_MAX * piece_size):
+        raise ProtocolError(f"impossible task geometry: {length} bytes in {piece_size}-byte pieces")
+    return Geometry(length, piece_size)
+
+
+# ---------------------------------------------------------------------------- piece sets
+def full_set(piece_count: int) -> int:
+    """The piece set that holds pieces 0 .. piece_count-1."""
+    return (1 << piece_count) - 1
+
+
+def run_set(first: int, count: int) -> int:
+    """The piece set of one run."""
+    return ((1 << count) - 1) << first
+
+
+def set_of(pieces: Iterable[int]) -> int:
+    bitmap = 0
+    for piece_index in pieces:
+        bitmap |= 1 << piece_index
+    return bitmap
+
+
+def members(piece_set: int) -> Iterator[int]:
+    """Piece indexes in the set, ascending."""
+    while piece_set:
+        lowest_bit = piece_set & -piece_set
+        yield lowest_bit.bit_length() - 1
+        piece_set ^= lowest_bit
+
+
+def lowest(piece_set: int) -> int:
+    """Smallest piece index in a non-empty set."""
+    assert piece_set
+    return (piece_set & -piece_set).bit_length() - 1
+
+
+def count_of(piece_set: int) -> int:
+    """Number of pieces in the set (int.bit_count came with Python 3.10)."""
+    return bin(piece_set).count("1")
+
+
+def runs_of(piece_set: int) -> Iterator[Tuple[int, int]]:
+    """The set as (first, count) runs, ascending."""
+    base = 0
+    while piece_set:
+        gap = lowest(piece_set)
+        piece_set >>= gap
+        base += gap
+        count = lowest(~piece_set)
+        yield base, count
+        piece_set >>= count
+        base += count
+
+
+def set_to_bytes(piece_set: int) -> bytes:
+    """Little-endian bitmap, without trailing zero bytes."""
+    return piece_set.to_bytes((piece_set.bit_length() + 7) // 8, "little")
+
+
+def set_from_bytes(data: bytes, piece_count: int) -> int:
+    """A piece set from a remote's bitmap; pieces that can't exist are a ProtocolError."""
+    piece_set = int.from_bytes(data, "little")
+    if piece_set.bit_length() > piece_count:
+        raise ProtocolError(f"a piece set claims piece {piece_set.bit_length() - 1} "
+                            f"of a task with {piece_count}")
+    return piece_set

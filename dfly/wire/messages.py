@@ -1,0 +1,671 @@
+"""Every message of the control link, with its codec.
+
+A message is a frozen dataclass: `encode()` gives its whole frame, `decode(code, body)` finds the
+class and rebuilds it. Fixed fields go through one precompiled struct per class; texts, bytes and
+lists follow, each behind its length and under a bound named here. JSON appears only in messages
+that a link carries once or once per task. Bytes after the last known field are ignored (a newer
+peer may send more), an unknown code is refused. Who may send what and when is session.py.
+
+    handshake     Hello ->            <- Welcome | Busy | Bye
+    liveness      Ping, Pong          either way
+    a task        Join ->             <- Accepted | Refused
+                  Have, Urgent, Leave ->   <- Digests, Sized, Changed, TaskFailed
+    leases        <- Parent, Lease, Revoke     Stored, LeaseFailed ->     <- Pace
+"""
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+
+from dfly.digest import SHA256_SIZE, Digest
+from dfly.errors import DflyError, ProtocolError, UsageError
+from dfly.task import INLINE_MAX, PIECES_MAX, URL_MAX, VERSION_MAX, TaskSpec
+from dfly.wire.frame import pack_frame
+
+PROTOCOL_VERSION = 1
+TEXT_MAX = 4_096         # bytes of one short text: names, labels, error lines
+JSON_MAX = 128 * 1024    # bytes of one JSON tail: a Join with 64 KiB of headers is the largest
+TOKEN_MAX = 256          # bytes of a swarm token
+BITMAP_MAX = PIECES_MAX // 8
+DIGESTS_MAX = 16_384     # piece digests in one message: 512 KiB
+STORED_MAX = 4_096       # pieces in one report
+HEADERS_MAX = 100        # request headers of a caller carried in a Join
+HEADERS_BYTES_MAX = 64 * 1024
+INLINE_BODY_MAX = INLINE_MAX
+
+_U8 = struct.Struct("!B")
+_U32 = struct.Struct("!I")
+M = TypeVar("M", bound="Message")
+
+
+class MessageError(ProtocolError):
+    """A body that isn't its message."""
+
+
+class Failure(IntEnum):
+    """Why a lease ended without its pieces."""
+
+    REFUSED = 1      # no connection to the parent
+    TIMEOUT = 2      # the parent sent nothing for too long, or the deadline passed
+    BAD_DIGEST = 3   # the parent sent bytes that contradict the digest
+    NOT_HELD = 4     # the parent says that it doesn't have the pieces
+    BUSY = 5         # the parent is at its limits
+    BROKEN = 6       # the connection broke or the answer was malformed
+    LOCAL = 7        # the child's own disk or limits
+    REVOKED = 8      # the manager took the lease back
+
+
+# --------------------------------------------------------------------------------- codec
+class _Reader:
+    """Takes the tail of a body apart; anything missing or over its bound is a MessageError."""
+
+    def __init__(self, body: bytes, position: int) -> None:
+        self._body = body
+        self._position = position
+
+    def take(self, bound: int) -> bytes:
+        if self._position + 4 > len(self._body):
+            raise MessageError("a message ends inside a field")
+        (size,) = _U32.unpack_from(self._body, self._position)
+        start = self._position + 4
+        if size > bound:
+            raise MessageError(f"a field of {size} bytes is over its bound of {bound}")
+        if start + size > len(self._body):
+            raise MessageError("a message ends inside a field")
+        self._position = start + size
+        return self._body[start:self._position]
+
+    def text(self, bound: int = TEXT_MAX) -> str:
+        try:
+            return self.take(bound).decode("utf-8")
+        except UnicodeDecodeError:
+            raise MessageError("a text that isn't UTF-8") from None
+
+    def mapping(self) -> Dict[str, Any]:
+        try:
+            value = json.loads(self.take(JSON_MAX))
+        except (ValueError, RecursionError):
+            raise MessageError("a JSON field that isn't JSON") from None
+        if not isinstance(value, dict):
+            raise MessageError("a JSON field that isn't an object")
+        return value
+
+
+def _field(data: bytes, bound: int) -> bytes:
+    assert len(data) <= bound, (len(data), bound)
+    return _U32.pack(len(data)) + data
+
+
+def _text(text: str, bound: int = TEXT_MAX) -> bytes:
+    data = text.encode("utf-8", "replace")
+    if len(data) > bound:  # an over-long text is cut, never a reason to break a link
+        data = data[:bound].decode("utf-8", "ignore").encode("utf-8")
+    return _field(data, bound)
+
+
+def _mapping(value: Mapping[str, Any]) -> bytes:
+    return _field(json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), JSON_MAX)
+
+
+class Message:
+    """Base: subclasses name their code and fixed fields and turn themselves into a tail."""
+
+    code: ClassVar[int]
+    fixed: ClassVar[struct.Struct]
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        raise NotImplementedError
+
+    @classmethod
+    def decode_body(cls: Type[M], body: bytes) -> M:
+        raise NotImplementedError
+
+
+# ----------------------------------------------------------------------------- handshake
+@dataclass(frozen=True)
+class Hello(Message):
+    """Peer to manager, first on every link. `host_id`: 16 random bytes, the store's own.
+
+    `address` is where other hosts reach this one; "" = the address this link comes from.
+    `facts` describe the host (cores, memory, NIC); a reader ignores names it doesn't know.
+    """
+
+    host_id: bytes
+    port: int
+    name: str = ""
+    location: str = ""
+    address: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    version: int = PROTOCOL_VERSION
+    features: int = 0
+    code: ClassVar[int] = 1
+    fixed: ClassVar[struct.Struct] = struct.Struct("!HIH16s")
+
+    def encode(self) -> bytes:
+        head = self.fixed.pack(self.version, self.features, self.port, self.host_id)
+        return pack_frame(self.code, head + _text(self.name) + _text(self.location)
+                          + _text(self.address) + _mapping(self.facts))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Hello:
+        version, features, port, host_id = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        return cls(host_id, port, tail.text(), tail.text(), tail.text(), tail.mapping(),
+                   version, features)
+
+
+@dataclass(frozen=True)
+class Welcome(Message):
+    """Manager to peer: the link is open. `heartbeat_s`: silence allowed is three times this."""
+
+    manager: str
+    heartbeat_s: float
+    batch_s: float
+    version: int = PROTOCOL_VERSION
+    features: int = 0
+    code: ClassVar[int] = 2
+    fixed: ClassVar[struct.Struct] = struct.Struct("!HIIH")
+
+    def encode(self) -> bytes:
+        head = self.fixed.pack(self.version, self.features, int(self.heartbeat_s * 1000),
+                               int(self.batch_s * 1000))
+        return pack_frame(self.code, head + _text(self.manager))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Welcome:
+        version, features, heartbeat_ms, batch_ms = cls.fixed.unpack_from(body)
+        return cls(_Reader(body, cls.fixed.size).text(), heartbeat_ms / 1000, batch_ms / 1000,
+                   version, features)
+
+
+@dataclass(frozen=True)
+class Busy(Message):
+    """Manager to peer: not now; come back after `retry_after_s` (with jitter)."""
+
+    retry_after_s: float
+    reason: str = ""
+    code: ClassVar[int] = 3
+    fixed: ClassVar[struct.Struct] = struct.Struct("!I")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(int(self.retry_after_s * 1000))
+                          + _text(self.reason))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Busy:
+        (retry_ms,) = cls.fixed.unpack_from(body)
+        return cls(retry_ms / 1000, _Reader(body, cls.fixed.size).text())
+
+
+@dataclass(frozen=True)
+class Bye(Message):
+    """Either way: the link ends, and why (exit code, what, hint)."""
+
+    exit_code: int
+    what: str
+    hint: str = ""
+    code: ClassVar[int] = 4
+    fixed: ClassVar[struct.Struct] = struct.Struct("!H")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.exit_code) + _text(self.what)
+                          + _text(self.hint))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Bye:
+        (exit_code,) = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        return cls(exit_code, tail.text(), tail.text())
+
+
+@dataclass(frozen=True)
+class Ping(Message):
+    nonce: int
+    code: ClassVar[int] = 5
+    fixed: ClassVar[struct.Struct] = struct.Struct("!Q")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.nonce))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Ping:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class Pong(Message):
+    nonce: int
+    code: ClassVar[int] = 6
+    fixed: ClassVar[struct.Struct] = struct.Struct("!Q")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.nonce))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Pong:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class Pace(Message):
+    """Manager to peer: gather reports for `batch_s` before sending them (0 = at once)."""
+
+    batch_s: float
+    code: ClassVar[int] = 7
+    fixed: ClassVar[struct.Struct] = struct.Struct("!H")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(int(self.batch_s * 1000)))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Pace:
+        (batch_ms,) = cls.fixed.unpack_from(body)
+        return cls(batch_ms / 1000)
+
+
+# -------------------------------------------------------------------------------- a task
+STREAMING = 1   # Join.flags: a reader takes the bytes in order
+NO_SOURCE = 2   # Join.flags: the peer won't go to the source itself
+
+
+@dataclass(frozen=True)
+class Join(Message):
+    """Peer to manager: I want this task, and hold `have` (a piece set) of `version`.
+
+    `headers` are the caller's, for the source only: never stored, logged or passed on.
+    """
+
+    request: int
+    spec: TaskSpec
+    version: str = ""
+    piece_size: int = 0
+    have: int = 0
+    headers: Tuple[Tuple[str, str], ...] = ()
+    flags: int = 0
+    code: ClassVar[int] = 10
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IBI")
+
+    def encode(self) -> bytes:
+        spec = self.spec
+        wanted = {"url": spec.url, "tag": spec.tag, "filters": list(spec.filters),
+                  "digest": str(spec.digest) if spec.digest else "",
+                  "headers": [list(pair) for pair in self.headers]}
+        return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size)
+                          + _mapping(wanted) + _text(self.version, VERSION_MAX)
+                          + _field(_bitmap(self.have), BITMAP_MAX))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Join:
+        request, flags, piece_size = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        spec, headers = _spec_of(tail.mapping())
+        return cls(request, spec, tail.text(VERSION_MAX), piece_size,
+                   int.from_bytes(tail.take(BITMAP_MAX), "little"), headers, flags)
+
+
+def _bitmap(piece_set: int) -> bytes:
+    return piece_set.to_bytes((piece_set.bit_length() + 7) // 8, "little")
+
+
+def _spec_of(wanted: Dict[str, Any]) -> Tuple[TaskSpec, Tuple[Tuple[str, str], ...]]:
+    """TaskSpec and headers out of a Join's JSON, every type and bound checked."""
+    url, tag = wanted.get("url"), wanted.get("tag", "")
+    filters, digest = wanted.get("filters", []), wanted.get("digest", "")
+    headers = wanted.get("headers", [])
+    texts = [url, tag, digest]
+    if isinstance(filters, list) and len(filters) <= HEADERS_MAX:
+        texts += filters
+    else:
+        raise MessageError("a Join with malformed filters")
+    if not all(isinstance(text, str) and len(text) <= URL_MAX for text in texts):
+        raise MessageError("a Join with a malformed URL, tag, filter or digest")
+    if not isinstance(headers, list) or len(headers) > HEADERS_MAX:
+        raise MessageError("a Join with malformed headers")
+    pairs: List[Tuple[str, str]] = []
+    for pair in headers:
+        if not (isinstance(pair, list) and len(pair) == 2
+                and all(isinstance(part, str) for part in pair)):
+            raise MessageError("a Join with malformed headers")
+        pairs.append((pair[0], pair[1]))
+    if sum(len(name) + len(value) for name, value in pairs) > HEADERS_BYTES_MAX:
+        raise MessageError("a Join with too many bytes of headers")
+    try:
+        known = Digest.parse(digest) if digest else None
+    except UsageError as error:
+        raise MessageError(str(error)) from None
+    return TaskSpec(str(url), str(tag), tuple(filters), known), tuple(pairs)
+
+
+@dataclass(frozen=True)
+class Accepted(Message):
+    """Manager to peer: you are in swarm `swarm` of `task_id` in state `version`.
+
+    `length` None = not known yet. `token` opens the pieces at every parent. `inline` is the whole
+    content of a small task. `holds`: the peer's `have` was of this version and counts.
+    """
+
+    request: int
+    swarm: int
+    task_id: str
+    version: str
+    length: Optional[int]
+    piece_size: int
+    token: bytes = b""
+    holds: bool = False
+    inline: Optional[bytes] = None
+    code: ClassVar[int] = 11
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IIqIBB32s")
+
+    def encode(self) -> bytes:
+        head = self.fixed.pack(self.request, self.swarm,
+                               -1 if self.length is None else self.length, self.piece_size,
+                               self.holds, self.inline is not None, bytes.fromhex(self.task_id))
+        return pack_frame(self.code, head + _text(self.version, VERSION_MAX)
+                          + _field(self.token, TOKEN_MAX)
+                          + _field(self.inline or b"", INLINE_BODY_MAX))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Accepted:
+        request, swarm, length, piece_size, holds, inlined, task_id = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        version, token = tail.text(VERSION_MAX), tail.take(TOKEN_MAX)
+        inline = tail.take(INLINE_BODY_MAX)
+        return cls(request, swarm, task_id.hex(), version, None if length < 0 else length,
+                   piece_size, token, bool(holds), inline if inlined else None)
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """Manager to peer: no; `status` is the source's HTTP status where there was one."""
+
+    request: int
+    exit_code: int
+    what: str
+    hint: str = ""
+    status: int = 0
+    code: ClassVar[int] = 12
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IHH")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.request, self.exit_code, self.status)
+                          + _text(self.what) + _text(self.hint))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Refused:
+        request, exit_code, status = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        return cls(request, exit_code, tail.text(), tail.text(), status)
+
+
+@dataclass(frozen=True)
+class Have(Message):
+    """Peer to manager: I hold exactly `pieces` now (after an eviction or a repair)."""
+
+    swarm: int
+    pieces: int
+    code: ClassVar[int] = 13
+    fixed: ClassVar[struct.Struct] = struct.Struct("!I")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm)
+                          + _field(_bitmap(self.pieces), BITMAP_MAX))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Have:
+        (swarm,) = cls.fixed.unpack_from(body)
+        pieces = _Reader(body, cls.fixed.size).take(BITMAP_MAX)
+        return cls(swarm, int.from_bytes(pieces, "little"))
+
+
+@dataclass(frozen=True)
+class Digests(Message):
+    """Manager to peer: SHA-256 of pieces first, first+1, ...: raw, 32 bytes each."""
+
+    swarm: int
+    first: int
+    digests: bytes
+    code: ClassVar[int] = 14
+    fixed: ClassVar[struct.Struct] = struct.Struct("!II")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm, self.first)
+                          + _field(self.digests, DIGESTS_MAX * SHA256_SIZE))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Digests:
+        swarm, first = cls.fixed.unpack_from(body)
+        digests = _Reader(body, cls.fixed.size).take(DIGESTS_MAX * SHA256_SIZE)
+        if len(digests) % SHA256_SIZE or first + len(digests) // SHA256_SIZE > PIECES_MAX:
+            raise MessageError("Digests that can't be piece digests")
+        return cls(swarm, first, digests)
+
+
+@dataclass(frozen=True)
+class Sized(Message):
+    """Manager to peer: the length, unknown so far, is `length` bytes."""
+
+    swarm: int
+    length: int
+    code: ClassVar[int] = 15
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IQ")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm, self.length))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Sized:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class Changed(Message):
+    """Manager to peer: the source has a new version; this swarm ends, join again."""
+
+    swarm: int
+    code: ClassVar[int] = 16
+    fixed: ClassVar[struct.Struct] = struct.Struct("!I")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Changed:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class TaskFailed(Message):
+    """Manager to peer: the swarm can't go on, and why."""
+
+    swarm: int
+    exit_code: int
+    what: str
+    hint: str = ""
+    status: int = 0
+    code: ClassVar[int] = 17
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IHH")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm, self.exit_code, self.status)
+                          + _text(self.what) + _text(self.hint))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> TaskFailed:
+        swarm, exit_code, status = cls.fixed.unpack_from(body)
+        tail = _Reader(body, cls.fixed.size)
+        return cls(swarm, exit_code, tail.text(), tail.text(), status)
+
+
+@dataclass(frozen=True)
+class Urgent(Message):
+    """Peer to manager: a reader of mine waits for piece `piece` and goes on from there."""
+
+    swarm: int
+    piece: int
+    code: ClassVar[int] = 18
+    fixed: ClassVar[struct.Struct] = struct.Struct("!II")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm, self.piece))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Urgent:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class Leave(Message):
+    """Peer to manager: I neither want nor serve this task any more."""
+
+    swarm: int
+    code: ClassVar[int] = 19
+    fixed: ClassVar[struct.Struct] = struct.Struct("!I")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.swarm))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Leave:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+# -------------------------------------------------------------------------------- leases
+@dataclass(frozen=True)
+class Parent(Message):
+    """Manager to peer: number `parent` in later leases is at this address and port."""
+
+    parent: int
+    port: int
+    address: str
+    code: ClassVar[int] = 30
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IH")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.parent, self.port)
+                          + _text(self.address))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Parent:
+        parent, port = cls.fixed.unpack_from(body)
+        return cls(parent, port, _Reader(body, cls.fixed.size).text())
+
+
+@dataclass(frozen=True)
+class Lease(Message):
+    """Manager to peer: fetch pieces first .. first+count-1 from `parent` within `deadline_s`.
+
+    Ended by `Stored` of its last piece, by `LeaseFailed`, or by `Revoke`.
+    """
+
+    lease: int
+    swarm: int
+    parent: int
+    first: int
+    count: int
+    deadline_s: float
+    code: ClassVar[int] = 31
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IIIIII")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(
+            self.lease, self.swarm, self.parent, self.first, self.count,
+            int(self.deadline_s * 1000)))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Lease:
+        lease, swarm, parent, first, count, deadline_ms = cls.fixed.unpack_from(body)
+        if not 0 < count <= PIECES_MAX or first + count > PIECES_MAX:
+            raise MessageError("a Lease of pieces that can't exist")
+        return cls(lease, swarm, parent, first, count, deadline_ms / 1000)
+
+
+@dataclass(frozen=True)
+class Revoke(Message):
+    """Manager to peer: stop the lease; pieces already stored stay."""
+
+    lease: int
+    swarm: int
+    code: ClassVar[int] = 32
+    fixed: ClassVar[struct.Struct] = struct.Struct("!II")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.lease, self.swarm))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Revoke:
+        return cls(*cls.fixed.unpack_from(body))
+
+
+@dataclass(frozen=True)
+class Stored(Message):
+    """Peer to manager: these pieces are verified and on my disk. Order of arrival."""
+
+    swarm: int
+    pieces: Tuple[int, ...]
+    code: ClassVar[int] = 33
+    fixed: ClassVar[struct.Struct] = struct.Struct("!II")
+
+    def encode(self) -> bytes:
+        count = len(self.pieces)
+        assert count <= STORED_MAX, count
+        return pack_frame(self.code, struct.pack(f"!II{count}I", self.swarm, count, *self.pieces))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Stored:
+        swarm, count = cls.fixed.unpack_from(body)
+        if count > STORED_MAX or len(body) < cls.fixed.size + 4 * count:
+            raise MessageError(f"a Stored that claims {count} pieces")
+        return cls(swarm, struct.unpack_from(f"!{count}I", body, cls.fixed.size))
+
+
+@dataclass(frozen=True)
+class LeaseFailed(Message):
+    """Peer to manager: the lease ended early; `piece` is where, pieces before it are stored."""
+
+    lease: int
+    swarm: int
+    piece: int
+    reason: Failure
+    detail: str = ""
+    code: ClassVar[int] = 34
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IIIB")
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(self.lease, self.swarm, self.piece,
+                                                     self.reason) + _text(self.detail))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> LeaseFailed:
+        lease, swarm, piece, reason = cls.fixed.unpack_from(body)
+        try:
+            known = Failure(reason)
+        except ValueError:
+            known = Failure.BROKEN  # a newer peer's reason: some failure all the same
+        return cls(lease, swarm, piece, known, _Reader(body, cls.fixed.size).text())
+
+
+MESSAGES: Tuple[Type[Message], ...] = (
+    Hello, Welcome, Busy, Bye, Ping, Pong, Pace, Join, Accepted, Refused, Have, Digests, Sized,
+    Changed, TaskFailed, Urgent, Leave, Parent, Lease, Revoke, Stored, LeaseFailed)
+_BY_CODE: Dict[int, Type[Message]] = {kind.code: kind for kind in MESSAGES}
+
+
+def decode(code: int, body: bytes) -> Message:
+    """The message in a frame; MessageError for anything that isn't exactly one."""
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        raise MessageError(f"unknown message code {code}")
+    try:
+        return kind.decode_body(body)
+    except struct.error:
+        raise MessageError(f"{kind.__name__} of {len(body)} bytes is too short") from None
+
+
+def refusal(request: int, error: DflyError) -> Refused:
+    """The Refused that carries `error` to a peer."""
+    return Refused(request, error.exit_code, error.what, error.hint,
+                   getattr(error, "status", 0))
