@@ -14,20 +14,18 @@ peer may send more), an unknown code is refused. Who may send what and when is s
 """
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from dfly.digest import SHA256_SIZE, Digest
-from dfly.errors import DflyError, ProtocolError, UsageError
+from dfly.errors import DflyError, UsageError
 from dfly.task import INLINE_MAX, PIECES_MAX, URL_MAX, VERSION_MAX, TaskSpec
+from dfly.wire.codec import MessageError, Reader, put_bytes, put_mapping, put_text
 from dfly.wire.frame import pack_frame
 
 PROTOCOL_VERSION = 1
-TEXT_MAX = 4_096         # bytes of one short text: names, labels, error lines
-JSON_MAX = 128 * 1024    # bytes of one JSON tail: a Join with 64 KiB of headers is the largest
 TOKEN_MAX = 256          # bytes of a swarm token
 BITMAP_MAX = PIECES_MAX // 8
 DIGESTS_MAX = 16_384     # piece digests in one message: 512 KiB
@@ -36,13 +34,7 @@ HEADERS_MAX = 100        # request headers of a caller carried in a Join
 HEADERS_BYTES_MAX = 64 * 1024
 INLINE_BODY_MAX = INLINE_MAX
 
-_U8 = struct.Struct("!B")
-_U32 = struct.Struct("!I")
 M = TypeVar("M", bound="Message")
-
-
-class MessageError(ProtocolError):
-    """A body that isn't its message."""
 
 
 class Failure(IntEnum):
@@ -58,58 +50,6 @@ class Failure(IntEnum):
     REVOKED = 8      # the manager took the lease back
 
 
-# --------------------------------------------------------------------------------- codec
-class _Reader:
-    """Takes the tail of a body apart; anything missing or over its bound is a MessageError."""
-
-    def __init__(self, body: bytes, position: int) -> None:
-        self._body = body
-        self._position = position
-
-    def take(self, bound: int) -> bytes:
-        if self._position + 4 > len(self._body):
-            raise MessageError("a message ends inside a field")
-        (size,) = _U32.unpack_from(self._body, self._position)
-        start = self._position + 4
-        if size > bound:
-            raise MessageError(f"a field of {size} bytes is over its bound of {bound}")
-        if start + size > len(self._body):
-            raise MessageError("a message ends inside a field")
-        self._position = start + size
-        return self._body[start:self._position]
-
-    def text(self, bound: int = TEXT_MAX) -> str:
-        try:
-            return self.take(bound).decode("utf-8")
-        except UnicodeDecodeError:
-            raise MessageError("a text that isn't UTF-8") from None
-
-    def mapping(self) -> Dict[str, Any]:
-        try:
-            value = json.loads(self.take(JSON_MAX))
-        except (ValueError, RecursionError):
-            raise MessageError("a JSON field that isn't JSON") from None
-        if not isinstance(value, dict):
-            raise MessageError("a JSON field that isn't an object")
-        return value
-
-
-def _field(data: bytes, bound: int) -> bytes:
-    assert len(data) <= bound, (len(data), bound)
-    return _U32.pack(len(data)) + data
-
-
-def _text(text: str, bound: int = TEXT_MAX) -> bytes:
-    data = text.encode("utf-8", "replace")
-    if len(data) > bound:  # an over-long text is cut, never a reason to break a link
-        data = data[:bound].decode("utf-8", "ignore").encode("utf-8")
-    return _field(data, bound)
-
-
-def _mapping(value: Mapping[str, Any]) -> bytes:
-    return _field(json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), JSON_MAX)
-
-
 class Message:
     """Base: subclasses name their code and fixed fields and turn themselves into a tail."""
 
@@ -123,6 +63,17 @@ class Message:
     @classmethod
     def decode_body(cls: Type[M], body: bytes) -> M:
         raise NotImplementedError
+
+
+class _Fixed(Message):
+    """A message that is all fixed fields, in the order of its struct."""
+
+    def encode(self) -> bytes:
+        return pack_frame(self.code, self.fixed.pack(*vars(self).values()))
+
+    @classmethod
+    def decode_body(cls: Type[M], body: bytes) -> M:
+        return cls(*cls.fixed.unpack_from(body))
 
 
 # ----------------------------------------------------------------------------- handshake
@@ -147,13 +98,13 @@ class Hello(Message):
 
     def encode(self) -> bytes:
         head = self.fixed.pack(self.version, self.features, self.port, self.host_id)
-        return pack_frame(self.code, head + _text(self.name) + _text(self.location)
-                          + _text(self.address) + _mapping(self.facts))
+        return pack_frame(self.code, head + put_text(self.name) + put_text(self.location)
+                          + put_text(self.address) + put_mapping(self.facts))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Hello:
         version, features, port, host_id = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         return cls(host_id, port, tail.text(), tail.text(), tail.text(), tail.mapping(),
                    version, features)
 
@@ -173,12 +124,12 @@ class Welcome(Message):
     def encode(self) -> bytes:
         head = self.fixed.pack(self.version, self.features, int(self.heartbeat_s * 1000),
                                int(self.batch_s * 1000))
-        return pack_frame(self.code, head + _text(self.manager))
+        return pack_frame(self.code, head + put_text(self.manager))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Welcome:
         version, features, heartbeat_ms, batch_ms = cls.fixed.unpack_from(body)
-        return cls(_Reader(body, cls.fixed.size).text(), heartbeat_ms / 1000, batch_ms / 1000,
+        return cls(Reader(body, cls.fixed.size).text(), heartbeat_ms / 1000, batch_ms / 1000,
                    version, features)
 
 
@@ -193,12 +144,12 @@ class Busy(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(int(self.retry_after_s * 1000))
-                          + _text(self.reason))
+                          + put_text(self.reason))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Busy:
         (retry_ms,) = cls.fixed.unpack_from(body)
-        return cls(retry_ms / 1000, _Reader(body, cls.fixed.size).text())
+        return cls(retry_ms / 1000, Reader(body, cls.fixed.size).text())
 
 
 @dataclass(frozen=True)
@@ -212,42 +163,28 @@ class Bye(Message):
     fixed: ClassVar[struct.Struct] = struct.Struct("!H")
 
     def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.exit_code) + _text(self.what)
-                          + _text(self.hint))
+        return pack_frame(self.code, self.fixed.pack(self.exit_code) + put_text(self.what)
+                          + put_text(self.hint))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Bye:
         (exit_code,) = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         return cls(exit_code, tail.text(), tail.text())
 
 
 @dataclass(frozen=True)
-class Ping(Message):
+class Ping(_Fixed):
     nonce: int
     code: ClassVar[int] = 5
     fixed: ClassVar[struct.Struct] = struct.Struct("!Q")
 
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.nonce))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Ping:
-        return cls(*cls.fixed.unpack_from(body))
-
 
 @dataclass(frozen=True)
-class Pong(Message):
+class Pong(_Fixed):
     nonce: int
     code: ClassVar[int] = 6
     fixed: ClassVar[struct.Struct] = struct.Struct("!Q")
-
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.nonce))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Pong:
-        return cls(*cls.fixed.unpack_from(body))
 
 
 @dataclass(frozen=True)
@@ -295,13 +232,13 @@ class Join(Message):
                   "digest": str(spec.digest) if spec.digest else "",
                   "headers": [list(pair) for pair in self.headers]}
         return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size)
-                          + _mapping(wanted) + _text(self.version, VERSION_MAX)
-                          + _field(_bitmap(self.have), BITMAP_MAX))
+                          + put_mapping(wanted) + put_text(self.version, VERSION_MAX)
+                          + put_bytes(_bitmap(self.have), BITMAP_MAX))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Join:
         request, flags, piece_size = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         spec, headers = _spec_of(tail.mapping())
         return cls(request, spec, tail.text(VERSION_MAX), piece_size,
                    int.from_bytes(tail.take(BITMAP_MAX), "little"), headers, flags)
@@ -364,14 +301,14 @@ class Accepted(Message):
         head = self.fixed.pack(self.request, self.swarm,
                                -1 if self.length is None else self.length, self.piece_size,
                                self.holds, self.inline is not None, bytes.fromhex(self.task_id))
-        return pack_frame(self.code, head + _text(self.version, VERSION_MAX)
-                          + _field(self.token, TOKEN_MAX)
-                          + _field(self.inline or b"", INLINE_BODY_MAX))
+        return pack_frame(self.code, head + put_text(self.version, VERSION_MAX)
+                          + put_bytes(self.token, TOKEN_MAX)
+                          + put_bytes(self.inline or b"", INLINE_BODY_MAX))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Accepted:
         request, swarm, length, piece_size, holds, inlined, task_id = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         version, token = tail.text(VERSION_MAX), tail.take(TOKEN_MAX)
         inline = tail.take(INLINE_BODY_MAX)
         return cls(request, swarm, task_id.hex(), version, None if length < 0 else length,
@@ -392,12 +329,12 @@ class Refused(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.request, self.exit_code, self.status)
-                          + _text(self.what) + _text(self.hint))
+                          + put_text(self.what) + put_text(self.hint))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Refused:
         request, exit_code, status = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         return cls(request, exit_code, tail.text(), tail.text(), status)
 
 
@@ -412,12 +349,12 @@ class Have(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.swarm)
-                          + _field(_bitmap(self.pieces), BITMAP_MAX))
+                          + put_bytes(_bitmap(self.pieces), BITMAP_MAX))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Have:
         (swarm,) = cls.fixed.unpack_from(body)
-        pieces = _Reader(body, cls.fixed.size).take(BITMAP_MAX)
+        pieces = Reader(body, cls.fixed.size).take(BITMAP_MAX)
         return cls(swarm, int.from_bytes(pieces, "little"))
 
 
@@ -433,19 +370,19 @@ class Digests(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.swarm, self.first)
-                          + _field(self.digests, DIGESTS_MAX * SHA256_SIZE))
+                          + put_bytes(self.digests, DIGESTS_MAX * SHA256_SIZE))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Digests:
         swarm, first = cls.fixed.unpack_from(body)
-        digests = _Reader(body, cls.fixed.size).take(DIGESTS_MAX * SHA256_SIZE)
+        digests = Reader(body, cls.fixed.size).take(DIGESTS_MAX * SHA256_SIZE)
         if len(digests) % SHA256_SIZE or first + len(digests) // SHA256_SIZE > PIECES_MAX:
             raise MessageError("Digests that can't be piece digests")
         return cls(swarm, first, digests)
 
 
 @dataclass(frozen=True)
-class Sized(Message):
+class Sized(_Fixed):
     """Manager to peer: the length, unknown so far, is `length` bytes."""
 
     swarm: int
@@ -453,28 +390,14 @@ class Sized(Message):
     code: ClassVar[int] = 15
     fixed: ClassVar[struct.Struct] = struct.Struct("!IQ")
 
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.swarm, self.length))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Sized:
-        return cls(*cls.fixed.unpack_from(body))
-
 
 @dataclass(frozen=True)
-class Changed(Message):
+class Changed(_Fixed):
     """Manager to peer: the source has a new version; this swarm ends, join again."""
 
     swarm: int
     code: ClassVar[int] = 16
     fixed: ClassVar[struct.Struct] = struct.Struct("!I")
-
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.swarm))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Changed:
-        return cls(*cls.fixed.unpack_from(body))
 
 
 @dataclass(frozen=True)
@@ -491,17 +414,17 @@ class TaskFailed(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.swarm, self.exit_code, self.status)
-                          + _text(self.what) + _text(self.hint))
+                          + put_text(self.what) + put_text(self.hint))
 
     @classmethod
     def decode_body(cls, body: bytes) -> TaskFailed:
         swarm, exit_code, status = cls.fixed.unpack_from(body)
-        tail = _Reader(body, cls.fixed.size)
+        tail = Reader(body, cls.fixed.size)
         return cls(swarm, exit_code, tail.text(), tail.text(), status)
 
 
 @dataclass(frozen=True)
-class Urgent(Message):
+class Urgent(_Fixed):
     """Peer to manager: a reader of mine waits for piece `piece` and goes on from there."""
 
     swarm: int
@@ -509,28 +432,14 @@ class Urgent(Message):
     code: ClassVar[int] = 18
     fixed: ClassVar[struct.Struct] = struct.Struct("!II")
 
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.swarm, self.piece))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Urgent:
-        return cls(*cls.fixed.unpack_from(body))
-
 
 @dataclass(frozen=True)
-class Leave(Message):
+class Leave(_Fixed):
     """Peer to manager: I neither want nor serve this task any more."""
 
     swarm: int
     code: ClassVar[int] = 19
     fixed: ClassVar[struct.Struct] = struct.Struct("!I")
-
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.swarm))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Leave:
-        return cls(*cls.fixed.unpack_from(body))
 
 
 # -------------------------------------------------------------------------------- leases
@@ -546,12 +455,12 @@ class Parent(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.parent, self.port)
-                          + _text(self.address))
+                          + put_text(self.address))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Parent:
         parent, port = cls.fixed.unpack_from(body)
-        return cls(parent, port, _Reader(body, cls.fixed.size).text())
+        return cls(parent, port, Reader(body, cls.fixed.size).text())
 
 
 @dataclass(frozen=True)
@@ -584,20 +493,13 @@ class Lease(Message):
 
 
 @dataclass(frozen=True)
-class Revoke(Message):
+class Revoke(_Fixed):
     """Manager to peer: stop the lease; pieces already stored stay."""
 
     lease: int
     swarm: int
     code: ClassVar[int] = 32
     fixed: ClassVar[struct.Struct] = struct.Struct("!II")
-
-    def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.lease, self.swarm))
-
-    @classmethod
-    def decode_body(cls, body: bytes) -> Revoke:
-        return cls(*cls.fixed.unpack_from(body))
 
 
 @dataclass(frozen=True)
@@ -636,7 +538,7 @@ class LeaseFailed(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.lease, self.swarm, self.piece,
-                                                     self.reason) + _text(self.detail))
+                                                     self.reason) + put_text(self.detail))
 
     @classmethod
     def decode_body(cls, body: bytes) -> LeaseFailed:
@@ -645,7 +547,7 @@ class LeaseFailed(Message):
             known = Failure(reason)
         except ValueError:
             known = Failure.BROKEN  # a newer peer's reason: some failure all the same
-        return cls(lease, swarm, piece, known, _Reader(body, cls.fixed.size).text())
+        return cls(lease, swarm, piece, known, Reader(body, cls.fixed.size).text())
 
 
 MESSAGES: Tuple[Type[Message], ...] = (

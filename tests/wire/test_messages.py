@@ -9,11 +9,11 @@ import pytest
 from dfly.digest import Digest
 from dfly.errors import DigestMismatch, ProtocolError
 from dfly.task import TaskSpec
+from dfly.wire.codec import TEXT_MAX, MessageError
 from dfly.wire.frame import BODY_MAX, HEADER, FrameDecoder, FrameError, pack_frame
 from dfly.wire.messages import (
     MESSAGES,
     STORED_MAX,
-    TEXT_MAX,
     Accepted,
     Busy,
     Bye,
@@ -27,7 +27,6 @@ from dfly.wire.messages import (
     LeaseFailed,
     Leave,
     Message,
-    MessageError,
     Pace,
     Parent,
     Ping,
