@@ -1,0 +1,94 @@
+"""Which parent would be fastest: the one interface behind which parents are compared.
+
+A CostModel predicts how long a parent would take to send a number of bytes to a child, and is
+told how long it really took. LocalityCost is the prior: near before far, less busy before busy,
+corrected by what each parent has shown so far. It holds a few floats per host and nothing per
+pair, so its memory follows the fleet. No choosing here: filters and sampling are the scheduler's.
+"""
+from __future__ import annotations
+
+from typing import Dict, Protocol, Tuple
+
+FIRST_GUESS_BPS = 12.5e6   # of one upload until something was measured: 100 Mbit/s
+FARTHER = 1.6              # factor of time for each level of location that isn't shared
+LEARNING = 0.15            # weight of one observation
+TRUST = 8.0                # a parent counts as at most this much faster or slower than the fleet
+LEVELS_MAX = 8             # levels of location that are looked at
+
+
+class CostModel(Protocol):
+    """Predicts and learns; hosts are the scheduler's numbers."""
+
+    def place(self, host: int, labels: Tuple[str, ...]) -> None:
+        """The host is there, at this location (widest label first)."""
+        ...
+
+    def forget(self, host: int) -> None:
+        """The host is gone."""
+        ...
+
+    def predict(self, parent: int, child: int, size: int, load: int) -> float:
+        """Seconds to send `size` bytes while the parent serves `load` other leases."""
+        ...
+
+    def observe(self, parent: int, child: int, size: int, load: int, took_s: float) -> None:
+        """A lease of `size` bytes, granted at that load, took so long."""
+        ...
+
+
+class LocalityCost:
+    """time = size x (load + 1) x seconds per byte of this parent x FARTHER ** levels apart."""
+
+    def __init__(self) -> None:
+        self._fleet = 1.0 / FIRST_GUESS_BPS        # seconds per byte and lease, over all parents
+        self._shown: Dict[int, float] = {}         # the same, of one parent
+        self._places: Dict[Tuple[str, ...], int] = {}
+        self._labels: Dict[int, Tuple[str, ...]] = {}
+        self._place_of: Dict[int, int] = {}
+        self._apart: Dict[Tuple[int, int], float] = {}
+
+    def place(self, host: int, labels: Tuple[str, ...]) -> None:
+        labels = labels[:LEVELS_MAX]
+        place = self._places.setdefault(labels, len(self._places))
+        self._labels[place] = labels
+        self._place_of[host] = place
+
+    def forget(self, host: int) -> None:
+        self._shown.pop(host, None)
+        self._place_of.pop(host, None)
+
+    def predict(self, parent: int, child: int, size: int, load: int) -> float:
+        unit_s = self._shown.get(parent, self._fleet)
+        return size * (load + 1) * unit_s * self._factor(parent, child)
+
+    def observe(self, parent: int, child: int, size: int, load: int, took_s: float) -> None:
+        if size <= 0 or not took_s > 0:
+            return  # a clock that stood still teaches nothing
+        factor = self._factor(parent, child)
+        unit_s = took_s / (size * (load + 1) * factor)
+        fleet = self._fleet
+        unit_s = min(max(unit_s, fleet / TRUST), fleet * TRUST)
+        self._fleet = fleet + LEARNING / 8 * (unit_s - fleet)
+        shown = self._shown.get(parent, fleet)
+        self._shown[parent] = shown + LEARNING * (unit_s - shown)
+
+    def _factor(self, parent: int, child: int) -> float:
+        here, there = self._place_of.get(parent, -1), self._place_of.get(child, -1)
+        if here == there:
+            return 1.0
+        factor = self._apart.get((here, there))
+        if factor is None:
+            factor = FARTHER ** levels_apart(self._labels.get(here, ()),
+                                             self._labels.get(there, ()))
+            self._apart[here, there] = factor
+        return factor
+
+
+def levels_apart(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:
+    """Levels of location below the last shared one: 0 = same place; unknown = as the other."""
+    shared = 0
+    for left, right in zip(one, other):
+        if left != right:
+            break
+        shared += 1
+    return min(len(one), len(other)) - shared
