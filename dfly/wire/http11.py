@@ -1,0 +1,563 @@
+"""HTTP/1.1 as values: heads, bodies and ranges, for both roles, without I/O (RFC 9110, RFC 9112).
+
+One parser serves servers and clients, because what one lets through the other must be able to
+refuse. It is strict wherever two readers of the same bytes could disagree about where a message
+ends (request smuggling): no folded lines, no bare CR, no space before a colon, no length given
+twice with two values, no length beside a transfer coding, no coding but `chunked`. A server may
+end its lines with a bare LF (small embedded ones do), a client may not. Every buffer is bounded
+by a constant below. Whatever the bytes, the only exception is HttpError, a ProtocolError that
+also says which status a server should answer with.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+from dfly.errors import ProtocolError
+
+HEAD_MAX = 64 * 1024       # bytes of a request or response head; nginx and Apache allow 8 to 32 KiB
+HEADERS_MAX = 256          # header lines in a head
+LENGTH_MAX = 1 << 62       # bytes of a body: keeps every sum within signed 64 bits
+CHUNK_LINE_MAX = 1_024     # bytes of a chunk's size line with its extensions
+TRAILER_MAX = 8 * 1024     # bytes of all trailer lines; they are read and dropped
+PARTS_MAX = 1_024          # content parts one ChunkedBody.feed gives: one-byte chunks stay cheap
+VERSION_1_0 = (1, 0)
+VERSION_1_1 = (1, 1)
+
+REASONS: Dict[int, str] = {
+    100: "Continue", 101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted",
+    204: "No Content", 206: "Partial Content", 301: "Moved Permanently", 302: "Found",
+    303: "See Other", 304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 410: "Gone",
+    413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_NAME = re.compile(_TOKEN)
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+_STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_HEADER_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_HOST = re.compile(r"[^\s/@?#\\,]*")
+_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)",
+                            re.ASCII | re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
+
+
+class HttpError(ProtocolError):
+    """Bytes that aren't HTTP; `status` is what a server should answer before it closes."""
+
+    def __init__(self, what: str, status: int = 400, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.status = status
+
+
+class RangeError(HttpError):
+    """A range that lies outside its content."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, 416)
+
+
+# --------------------------------------------------------------------------------- heads
+class Headers:
+    """Header lines in order; names compare without regard to case. Values are Latin-1 text."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Iterable[Tuple[str, str]] = ()) -> None:
+        self._pairs: List[Tuple[str, str]] = list(pairs)
+
+    def get(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """The first value of `name`."""
+        wanted = name.lower()
+        for own, value in self._pairs:
+            if own.lower() == wanted:
+                return value
+        return default
+
+    def all(self, name: str) -> List[str]:
+        wanted = name.lower()
+        return [value for own, value in self._pairs if own.lower() == wanted]
+
+    def tokens(self, name: str) -> List[str]:
+        """All values of a comma-separated header, in lower case."""
+        return [token.strip().lower() for value in self.all(name)
+                for token in value.split(",") if token.strip()]
+
+    def add(self, name: str, value: str) -> None:
+        self._pairs.append((name, value))
+
+    def set(self, name: str, value: str) -> None:
+        """The only value of `name`, in the place of the first one before."""
+        wanted = name.lower()
+        for position, (own, _) in enumerate(self._pairs):
+            if own.lower() == wanted:
+                rest = [pair for pair in self._pairs[position + 1:] if pair[0].lower() != wanted]
+                self._pairs[position:] = [(name, value), *rest]
+                return
+        self._pairs.append((name, value))
+
+    def remove(self, name: str) -> None:
+        wanted = name.lower()
+        self._pairs = [pair for pair in self._pairs if pair[0].lower() != wanted]
+
+    def copy(self) -> Headers:
+        return Headers(self._pairs)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[Tuple[str, str]]:
+        return iter(list(self._pairs))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._pairs == other._pairs
+
+    def __repr__(self) -> str:
+        return f"Headers({self._pairs!r})"
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """`target` is as it stands in the request line: a path with its query, or a whole URL."""
+
+    method: str
+    target: str
+    headers: Headers = field(default_factory=Headers)
+    version: Tuple[int, int] = VERSION_1_1
+
+    def encode(self) -> bytes:
+        """The head as bytes; HttpError if a part of it can't be written safely."""
+        line = f"{self.method} {self.target} HTTP/{self.version[0]}.{self.version[1]}"
+        data = _text_bytes(line)
+        if _REQUEST_LINE.fullmatch(data) is None:
+            raise HttpError(f"can't be a request line: {line[:200]!r}")
+        return _encode(data, self.headers)
+
+
+@dataclass(frozen=True)
+class ResponseHead:
+    """`reason` may be empty; `encode` then fills in the usual one."""
+
+    status: int
+    reason: str = ""
+    headers: Headers = field(default_factory=Headers)
+    version: Tuple[int, int] = VERSION_1_1
+
+    def encode(self) -> bytes:
+        """The head as bytes; HttpError if a part of it can't be written safely."""
+        reason = self.reason or REASONS.get(self.status, "Status")
+        line = f"HTTP/{self.version[0]}.{self.version[1]} {self.status} {reason}"
+        data = _text_bytes(line)
+        if _STATUS_LINE.fullmatch(data) is None:
+            raise HttpError(f"can't be a status line: {line[:200]!r}")
+        return _encode(data, self.headers)
+
+
+Head = Union[RequestHead, ResponseHead]
+
+
+def _text_bytes(text: str) -> bytes:
+    """Latin-1 as it came in; text from elsewhere that doesn't fit goes out as UTF-8."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def _encode(line: bytes, headers: Headers) -> bytes:
+    out = [line]
+    for name, value in headers:
+        name_bytes, value_bytes = _text_bytes(name), _text_bytes(value)
+        if not _NAME.fullmatch(name_bytes) or not _VALUE.fullmatch(value_bytes):
+            raise HttpError(f"can't be a header: {name[:100]!r}",
+                            hint="a name is one word, a value has no line breaks")
+        out.append(name_bytes + b": " + value_bytes)
+    out.append(b"\r\n")
+    return b"\r\n".join(out)
+
+
+class HeadParser:
+    """Bytes in, one head out; what follows it is in `rest`.
+
+    Garbage is refused as early as it can be told: at the first bytes, else with the first line,
+    so that a stranger on the port doesn't hold a connection until its time is over.
+    """
+
+    def __init__(self, kind: str, head_max: int = HEAD_MAX) -> None:
+        assert kind in ("request", "response"), kind
+        self._is_request = kind == "request"
+        self._head_max = head_max
+        self._buffer = bytearray()
+        self._skipped = 0          # bytes of empty lines before a request line (RFC 9112 2.2)
+        self._first: Optional[Head] = None
+        self._done = False
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes fed after the head's end; empty before it came."""
+        return bytes(self._buffer) if self._done else b""
+
+    @property
+    def started(self) -> bool:
+        """True once any byte came."""
+        return bool(self._buffer) or self._skipped > 0 or self._done
+
+    def feed(self, data: bytes) -> Optional[Head]:
+        """The head, once it is whole."""
+        assert not self._done, "one parser reads one head"
+        buffer = self._buffer
+        seen = len(buffer)
+        buffer += data
+        if self._is_request and self._first is None:
+            seen = 0 if self._skip_empty_lines() else seen
+        if self._first is None:
+            self._read_first_line()
+        end = _HEAD_END.search(buffer, max(0, seen - 2))
+        size = self._skipped + (end.end() if end else len(buffer))
+        if size > self._head_max:
+            raise HttpError(f"a head of more than {self._head_max} bytes", 431)
+        if end is None or self._first is None:
+            return None
+        self._read_headers(bytes(buffer[:end.end()]))
+        del buffer[:end.end()]
+        self._done = True
+        return self._first
+
+    def _skip_empty_lines(self) -> bool:
+        size = 0
+        while self._buffer.startswith(b"\r\n", size):
+            size += 2
+        del self._buffer[:size]
+        self._skipped += size
+        return size > 0
+
+    def _read_first_line(self) -> None:
+        buffer = self._buffer
+        stop = buffer.find(b"\n", 0, self._head_max)
+        if stop < 0:
+            self._refuse_hopeless(bytes(buffer[:16]))
+            if len(buffer) + self._skipped > self._head_max:
+                raise HttpError("a first line longer than a whole head may be",
+                                414 if self._is_request else 431)
+            return
+        line = self._without_line_end(bytes(buffer[:stop + 1]))
+        self._first = _request_line(line) if self._is_request else _status_line(line)
+
+    def _refuse_hopeless(self, start: bytes) -> None:
+        if self._is_request:
+            hopeless = start[:1] != b"\r" and start != b"" and _NAME.match(start) is None
+        else:
+            hopeless = not b"HTTP/".startswith(start[:5])
+        if hopeless:
+            raise HttpError(f"not HTTP: it begins with {start!r}")
+
+    def _without_line_end(self, line: bytes) -> bytes:
+        if line.endswith(b"\r\n"):
+            return line[:-2]
+        if self._is_request:
+            raise HttpError("a line ends without CR")
+        return line[:-1]
+
+    def _read_headers(self, data: bytes) -> None:
+        assert self._first is not None
+        lines = data.split(b"\n")[1:-2]  # less the first line, the empty one, and the cut's end
+        if len(lines) > HEADERS_MAX:
+            raise HttpError(f"more than {HEADERS_MAX} header lines", 431)
+        if self._is_request and not data.endswith(b"\r\n\r\n"):
+            raise HttpError("a line ends without CR")
+        headers = self._first.headers
+        for line in lines:
+            line = self._without_line_end(line + b"\n")
+            match = _HEADER_LINE.fullmatch(line)
+            if match is None:
+                raise HttpError(f"malformed header line: {line[:100]!r}")
+            headers.add(match[1].decode("ascii"), match[2].decode("latin-1").rstrip(" \t"))
+        if isinstance(self._first, RequestHead):
+            _check_host(self._first)
+
+
+def _request_line(line: bytes) -> RequestHead:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise HttpError(f"malformed request line: {line[:100]!r}")
+    version = _version(match[3], match[4])
+    return RequestHead(match[1].decode("ascii"), match[2].decode("latin-1"), Headers(), version)
+
+
+def _status_line(line: bytes) -> ResponseHead:
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise HttpError(f"malformed status line: {line[:100]!r}")
+    version = _version(match[1], match[2])
+    reason = (match[4] or b"").decode("latin-1").strip()
+    return ResponseHead(int(match[3]), reason, Headers(), version)
+
+
+def _version(major: bytes, minor: bytes) -> Tuple[int, int]:
+    version = int(major), int(minor)
+    if version not in (VERSION_1_0, VERSION_1_1):
+        raise HttpError(f"HTTP version {version[0]}.{version[1]}", 505, "only 1.0 and 1.1 here")
+    return version
+
+
+def _check_host(head: RequestHead) -> None:
+    hosts = head.headers.all("Host")
+    if len(hosts) > 1 or (not hosts and head.version == VERSION_1_1):
+        raise HttpError(f"a request needs one Host header, this has {len(hosts)}")
+    if hosts and _HOST.fullmatch(hosts[0]) is None:
+        raise HttpError(f"malformed Host header: {hosts[0][:100]!r}")
+
+
+def keep_alive(*heads: Head) -> bool:
+    """True if the connection goes on after the exchange, as far as these heads say."""
+    for head in heads:
+        tokens = head.headers.tokens("Connection")
+        if "close" in tokens or (head.version == VERSION_1_0 and "keep-alive" not in tokens):
+            return False
+    return True
+
+
+# -------------------------------------------------------------------------------- bodies
+class Body:
+    """Where a message's content ends. Base class, and as `NoBody` the one without content."""
+
+    done = False
+
+    @property
+    def remaining(self) -> Optional[int]:
+        """Bytes still to come on the connection; None if nobody knows yet."""
+        raise NotImplementedError
+
+    def feed(self, view: memoryview) -> Tuple[List[memoryview], int]:
+        """(parts of `view` that are content, bytes of `view` used). Unless `done`, call again
+        with the unused rest: a chunked body hands out a bounded number of parts at a time."""
+        raise NotImplementedError
+
+    def eof(self) -> None:
+        """The connection ended: ProtocolError unless that is how this body may end."""
+        raise NotImplementedError
+
+
+class NoBody(Body):
+    done = True
+
+    @property
+    def remaining(self) -> Optional[int]:
+        return 0
+
+    def feed(self, view: memoryview) -> Tuple[List[memoryview], int]:
+        return [], 0
+
+    def eof(self) -> None:
+        return
+
+
+class LengthBody(Body):
+    """Exactly `length` bytes."""
+
+    def __init__(self, length: int) -> None:
+        assert 0 <= length <= LENGTH_MAX, length
+        self.length = length
+        self._left = length
+        self.done = length == 0
+
+    @property
+    def remaining(self) -> Optional[int]:
+        return self._left
+
+    def feed(self, view: memoryview) -> Tuple[List[memoryview], int]:
+        size = min(len(view), self._left)
+        self._left -= size
+        self.done = self._left == 0
+        return ([view[:size]] if size else []), size
+
+    def eof(self) -> None:
+        if not self.done:
+            raise ProtocolError(f"truncated body: {self.length - self._left} of {self.length} "
+                                "bytes came")
+
+
+class CloseBody(Body):
+    """All bytes until the connection ends (HTTP/1.0 style)."""
+
+    @property
+    def remaining(self) -> Optional[int]:
+        return 0 if self.done else None
+
+    def feed(self, view: memoryview) -> Tuple[List[memoryview], int]:
+        return ([view] if len(view) else []), len(view)
+
+    def eof(self) -> None:
+        self.done = True
+
+
+class ChunkedBody(Body):
+    """The chunked transfer coding (RFC 9112 7.1); extensions and trailers are dropped."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()   # the unfinished size, end or trailer line
+        self._state = "size"       # size -> data -> end -> size ...; size 0 -> trailer -> done
+        self._left = 0             # bytes of this chunk's content still to come
+        self._trailers = 0         # bytes of trailer lines so far
+
+    @property
+    def remaining(self) -> Optional[int]:
+        return 0 if self.done else None
+
+    def feed(self, view: memoryview) -> Tuple[List[memoryview], int]:
+        parts: List[memoryview] = []
+        used = 0
+        while used < len(view) and not self.done and len(parts) < PARTS_MAX:
+            if self._state == "data":
+                size = min(self._left, len(view) - used)
+                parts.append(view[used:used + size])
+                self._left -= size
+                used += size
+                if not self._left:
+                    self._state = "end"
+            else:
+                used += self._take_line(view[used:used + CHUNK_LINE_MAX + 1])
+        return parts, used
+
+    def _take_line(self, view: memoryview) -> int:
+        """Moves bytes of `view` up to a line's end into the line; how many."""
+        data = bytes(view[:64])    # a size line is short: don't copy a kilobyte for each
+        stop = data.find(b"\n")
+        if stop < 0 and len(view) > 64:
+            data = bytes(view)
+            stop = data.find(b"\n")
+        size = stop + 1 if stop >= 0 else len(data)
+        self._line += data[:size]
+        if len(self._line) > CHUNK_LINE_MAX:
+            raise HttpError(f"a chunk line of more than {CHUNK_LINE_MAX} bytes")
+        if stop >= 0:
+            line = bytes(self._line)
+            self._line.clear()
+            if not line.endswith(b"\r\n"):
+                raise HttpError("a chunk line ends without CR")
+            self._end_line(line[:-2])
+        return size
+
+    def _end_line(self, line: bytes) -> None:
+        if self._state == "size":
+            match = _CHUNK_LINE.fullmatch(line)
+            if match is None or int(match[1], 16) > LENGTH_MAX:
+                raise HttpError(f"malformed chunk size: {line[:40]!r}")
+            self._left = int(match[1], 16)
+            self._state = "data" if self._left else "trailer"
+        elif self._state == "end":
+            if line:
+                raise HttpError("a chunk is longer than its size says")
+            self._state = "size"
+        elif line:
+            self._trailers += len(line)
+            if _HEADER_LINE.fullmatch(line) is None or self._trailers > TRAILER_MAX:
+                raise HttpError(f"malformed or too many trailers: {line[:40]!r}")
+        else:
+            self.done = True
+
+    def eof(self) -> None:
+        if not self.done:
+            raise ProtocolError("truncated body: the connection ended inside a chunked body")
+
+
+def body_of(head: Head, request_method: Optional[str] = None) -> Body:
+    """How the body after `head` is framed (RFC 9112 6.3). For a response, `request_method` is
+    what was asked: the answer to HEAD has lengths and no body."""
+    length = _content_length(head.headers)
+    codings = head.headers.all("Transfer-Encoding")
+    if codings:
+        _check_codings(head, codings, length)
+    if isinstance(head, ResponseHead):
+        if request_method == "HEAD" or head.status < 200 or head.status in (204, 304):
+            return NoBody()
+        if request_method == "CONNECT" and head.status < 300:
+            return NoBody()
+    if codings:
+        return ChunkedBody()
+    if length is not None:
+        return LengthBody(length)
+    return NoBody() if isinstance(head, RequestHead) else CloseBody()
+
+
+def _content_length(headers: Headers) -> Optional[int]:
+    values = {token.strip() for value in headers.all("Content-Length")
+              for token in value.split(",")}
+    if not values:
+        return None
+    if len(values) > 1:
+        raise HttpError("several Content-Lengths that differ")
+    text = values.pop()
+    if _LENGTH.fullmatch(text) is None or int(text) > LENGTH_MAX:
+        raise HttpError(f"malformed Content-Length: {text[:40]!r}")
+    return int(text)
+
+
+def _check_codings(head: Head, codings: List[str], length: Optional[int]) -> None:
+    if length is not None:
+        raise HttpError("both Content-Length and Transfer-Encoding")
+    if head.version == VERSION_1_0:
+        raise HttpError("Transfer-Encoding in HTTP/1.0")
+    if len(codings) != 1 or codings[0].strip().lower() != "chunked":
+        raise HttpError(f"unknown transfer coding: {', '.join(codings)[:100]!r}")
+
+
+# -------------------------------------------------------------------------------- ranges
+def parse_range(value: str, length: int) -> Optional[Tuple[int, int]]:
+    """[start, stop) of a `Range` header for a content of `length` bytes, clipped to it.
+
+    None = answer with the whole content: several ranges, another unit, or malformed (RFC 9110
+    14.2 lets a server ignore those). RangeError when it lies outside the content.
+    """
+    match = _RANGE.fullmatch(value.strip())
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        size = min(int(match[2]), length)
+        if not size:
+            raise RangeError(f"range {value[:60]!r} of {length} bytes is empty")
+        return length - size, length
+    start = int(match[1])
+    last = int(match[2]) if match[2] else length - 1
+    if match[2] and last < start:
+        return None
+    if start >= length:
+        raise RangeError(f"range {value[:60]!r} begins beyond the {length} bytes there are")
+    return start, min(last + 1, length)
+
+
+def parse_content_range(value: str) -> Tuple[int, int, Optional[int]]:
+    """(start, stop, total) of a `Content-Range` header; total None for `*`."""
+    match = _CONTENT_RANGE.fullmatch(value.strip())
+    if match is None:
+        raise ProtocolError(f"malformed Content-Range: {value[:100]!r}")
+    start, stop = int(match[1]), int(match[2]) + 1
+    total = None if match[3] == "*" else int(match[3])
+    if stop <= start or stop > LENGTH_MAX or (total is not None and stop > total):
+        raise ProtocolError(f"impossible Content-Range: {value[:100]!r}")
+    return start, stop, total
+
+
+def parse_unsatisfied_range(value: str) -> Optional[int]:
+    """The total in the `Content-Range: bytes */TOTAL` of a 416 answer; None if it has none."""
+    match = _UNSATISFIED.fullmatch(value.strip())
+    return int(match[1]) if match else None
+
+
+def format_content_range(start: int, stop: int, total: Optional[int]) -> str:
+    assert 0 <= start < stop, (start, stop)
+    return f"bytes {start}-{stop - 1}/{'*' if total is None else total}"
