@@ -1,0 +1,25 @@
+"""Where dfly starts, as `python -m dfly` and as the zipapp (this file is the root of the zip, too).
+
+Everything above the version check must parse on Python 2.7 and 3.6, so that an old interpreter
+gets one clear line instead of a SyntaxError: no annotations and no f-strings in this file.
+"""
+import sys
+
+if sys.version_info < (3, 9):
+    sys.stderr.write("dfly: needs Python 3.9 or newer, and this is %d.%d: "
+                     "start it by a newer one, like python3.9 %s\n"
+                     % (sys.version_info[0], sys.version_info[1], sys.argv[0] or "dfly"))
+    sys.exit(2)
+
+
+def start():
+    # type: () -> int
+    if __name__ == "__main__" and not __package__:  # the zip's root: its modules have no bytecode
+        from dfly import codecache
+        codecache.install(sys.path[0])
+    from dfly.cli import main
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())

@@ -1,0 +1,117 @@
+"""The command line: a table of commands, each in a module that is imported only when it is run.
+
+`main()` alone turns errors into text and exit codes. The table, --help and --version need no
+module beyond this one, because every start pays for what is imported here.
+"""
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Protocol, Tuple, cast
+
+from dfly import __version__
+from dfly.errors import DflyError, UsageError, printable
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dfly.cli.parser import CommandParser
+
+INTERRUPTED = 130   # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141   # 128 + SIGPIPE: who read our output has left
+
+
+class Command(NamedTuple):
+    module: str
+    summary: str
+
+
+class CommandModule(Protocol):
+    """What each module of a command offers; its docstring's first line opens its --help."""
+
+    __doc__: Optional[str]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+COMMANDS: Dict[str, Command] = {
+    "get": Command("dfly.cli.get", "download URLs like wget, through the swarm"),
+    "serve": Command("dfly.cli.serve", "be a cluster manager"),
+    "peer": Command("dfly.cli.peer", "be this host's daemon"),
+    "config": Command("dfly.cli.config", "be a config server: tells hosts their managers"),
+    "status": Command("dfly.cli.status", "show what this host's daemon or a manager does"),
+    "cache": Command("dfly.cli.cache", "list, verify or remove what this host keeps"),
+    "demo": Command("dfly.cli.demo", "show a whole cluster on this machine in some seconds"),
+    "simulate": Command("dfly.cli.simulate", "run the scheduler over thousands of virtual hosts"),
+}
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command line; the exit code."""
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except DflyError as error:
+        sys.stderr.write(f"dfly: {printable(str(error))}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, and would complain about the same again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _dispatch(argv: List[str]) -> int:
+    if not argv:
+        sys.stderr.write(overview())
+        return UsageError.exit_code
+    name, rest = argv[0], argv[1:]
+    if name in ("--version", "-V"):
+        print(f"dfly {__version__}")
+        return 0
+    if name in ("--help", "-h") or (name == "help" and not rest):
+        print(overview(), end="")
+        return 0
+    if name == "help":
+        name, rest = rest[0], ["--help"]
+    if name.startswith("-"):
+        raise UsageError(f"no option {name}", "see dfly --help")
+    module, parser = parser_for(name)
+    try:
+        args = parser.parse_intermixed_args(rest)
+    except SystemExit as done:  # argparse ends so after --help, and only then
+        return int(done.code or 0)
+    try:
+        return module.run(args)
+    except UsageError as error:
+        raise UsageError(error.what, error.hint or f"see dfly help {name}") from None
+
+
+def overview() -> str:
+    """What `dfly --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: dfly COMMAND [OPTION]...", "",
+                      "Spreads big files over many hosts: each byte leaves the source once.", "",
+                      *lines, "", "dfly help COMMAND tells the options of each.", ""])
+
+
+def parser_for(name: str) -> Tuple[CommandModule, CommandParser]:
+    """The module of command `name` and its parser, filled."""
+    if name not in COMMANDS:
+        import difflib
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise UsageError(f"no command {name!r}",
+                         f"did you mean {near[0]!r}?" if near else "see dfly --help")
+    from dfly.cli.parser import CommandParser
+    module = cast(CommandModule, importlib.import_module(COMMANDS[name].module))
+    summary = (module.__doc__ or "").strip().split("\n\n")[0]
+    parser = CommandParser(prog=f"dfly {name}", description=summary)
+    module.add_arguments(parser)
+    return module, parser
+

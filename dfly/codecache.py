@@ -1,0 +1,209 @@
+"""Compiled code for the zipapp: Python never keeps bytecode of modules that lie in a zip, so each
+start would compile every module again (half a second for all of dfly).
+
+A finder in front of Python's own takes `dfly.*` from the zip, compiles a module once and keeps
+the marshalled code in $XDG_CACHE_HOME/dfly/code/<build>-<python>/. Loading marshalled code is
+running it, so the folder must be ours alone (0700, not a link), and files are reached through the
+descriptor that was checked. Anything that doesn't fit means "compile it again", never an error.
+
+The zip is read through a descriptor opened at the start: a daemon goes on when the executable is
+replaced under it. This file itself is compiled at each start and must stay small and import only
+what the interpreter has loaded already.
+"""
+from __future__ import annotations
+
+import marshal
+import os
+import stat
+import sys
+import zipimport
+import zlib
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+BUILD_ID_FILE = "dfly/build_id"  # build.py writes it: a hash of all that is in the zip
+FOLDERS_MAX = 12  # newest kept: a few Pythons times a few builds, some hundred KB each
+_DIRECTORIES = "_zip_directory_cache"  # zipimport's, the same since Python 2.3
+
+
+class Archive:
+    """The files of one zip, read through a descriptor that outlives a replacement of the file.
+
+    The directory is the one that zipimport has already read: (name, compression, packed size,
+    size, offset of the local header, time, date, CRC-32) for each file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        directories: Dict[str, Dict[str, Tuple[Any, ...]]] = getattr(zipimport, _DIRECTORIES)
+        self._entries = directories[path]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def read(self, name: str) -> bytes:
+        _, compression, packed, _, offset, _, _, crc = self._entries[name]
+        head = os.pread(self._fd, 30, offset)
+        skip = 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        data = os.pread(self._fd, packed, offset + skip)
+        if compression:
+            data = zlib.decompress(data, -15)
+        if zlib.crc32(data) != crc:
+            raise OSError(f"{self.path} is damaged: {name}")
+        return data
+
+
+class CodeFolder:
+    """Marshalled code by module name, in a folder that only this user can have written."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def open(cls, base: str, build: str) -> Optional[CodeFolder]:
+        """The folder for this build on this interpreter; None if there can't be a safe one."""
+        tag = sys.implementation.cache_tag
+        if tag is None:
+            return None
+        name = f"{build}-{tag}-{sys.hexversion:x}-{sys.flags.optimize}"
+        path = os.path.join(base, "dfly", "code")
+        try:
+            if not os.path.isdir(os.path.join(path, name)):
+                _make(path, name)
+                _prune(path)
+            fd = os.open(os.path.join(path, name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return None  # no home, read-only, someone else's: run without a cache
+        state = os.fstat(fd)
+        if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
+            os.close(fd)
+            return None
+        return cls(fd)
+
+    def load(self, name: str) -> Optional[CodeType]:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._fd)
+            with open(fd, "rb") as file:
+                data = file.read()
+            if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "big"):
+                code = marshal.loads(data[4:])
+                return code if isinstance(code, CodeType) else None
+        except (OSError, ValueError, EOFError, TypeError):
+            return None  # absent or damaged: the caller compiles again
+        return None
+
+    def save(self, name: str, code: CodeType) -> None:
+        data = marshal.dumps(code)
+        temporary = f".{name}.{os.getpid()}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd)
+            with open(fd, "wb") as file:
+                file.write(zlib.crc32(data).to_bytes(4, "big") + data)
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            return  # disk full, folder gone: the next start compiles again
+
+
+def _make(path: str, name: str) -> None:
+    """Make path/name, unless what it would lie in is another user's: as root by sudo, HOME is
+    still the user's, and a folder of root's there would only be in that user's way."""
+    above = path
+    while not os.path.isdir(above):
+        above = os.path.dirname(above)
+    if os.stat(above).st_uid != os.geteuid():
+        raise PermissionError(above)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
+
+
+def _prune(path: str) -> None:
+    """Remove the folders that were written to longest ago, beyond FOLDERS_MAX."""
+    folders = [os.path.join(path, name) for name in os.listdir(path)]
+    for folder in sorted(folders, key=lambda folder: -os.lstat(folder).st_mtime)[FOLDERS_MAX:]:
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+
+
+class Finder(Loader, MetaPathFinder):
+    """Finds and loads `dfly.*`: one object is finder and loader of all of them."""
+
+    def __init__(self, archive: Archive, folder: Optional[CodeFolder]) -> None:
+        self._archive = archive
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Optional[Sequence[str]] = None,
+                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
+        if not name.startswith("dfly."):
+            return None
+        inside = self._inside(name)
+        if inside is None:
+            return None
+        origin = os.path.join(self._archive.path, inside)
+        package = self.is_package(name)
+        spec = ModuleSpec(name, self, origin=origin, is_package=package)
+        spec.has_location = True
+        if package:
+            spec.submodule_search_locations = [os.path.dirname(origin)]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None  # Python's own kind of module will do
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> CodeType:
+        code = self._folder.load(name) if self._folder else None
+        if code is None:
+            # The name stands in tracebacks. It doesn't say where the zip is, so that the code is
+            # good wherever the file goes; linecache finds the lines by get_source().
+            code = compile(self.get_source(name), f"<dfly>/{self._inside(name)}", "exec",
+                           dont_inherit=True)
+            if self._folder and not sys.dont_write_bytecode:
+                self._folder.save(name, code)
+        return code
+
+    def get_source(self, name: str) -> str:
+        inside = self._inside(name)
+        if inside is None:
+            raise ImportError(f"no module {name} in {self._archive.path}", name=name)
+        return self._archive.read(inside).decode()
+
+    def is_package(self, name: str) -> bool:
+        return (self._inside(name) or "").endswith("/__init__.py")
+
+    def get_data(self, path: str) -> bytes:
+        """A file beside the modules (pkgutil.get_data)."""
+        return self._archive.read(os.path.relpath(path, self._archive.path).replace(os.sep, "/"))
+
+    def _inside(self, name: str) -> Optional[str]:
+        stem = name.replace(".", "/")
+        for inside in (stem + ".py", stem + "/__init__.py"):
+            if inside in self._archive:
+                return inside
+        return None
+
+
+def install(archive_path: str) -> None:
+    """Put the finder in front, if `archive_path` is a zip that build.py made."""
+    try:
+        archive = Archive(archive_path)
+    except (AttributeError, KeyError, OSError):
+        return  # not started from a zip, or an interpreter that keeps its directory elsewhere
+    if BUILD_ID_FILE not in archive:
+        return
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    folder = CodeFolder.open(base, archive.read(BUILD_ID_FILE).decode("ascii").strip())
+    finder = Finder(archive, folder)
+    sys.meta_path.insert(0, finder)
+    dfly = sys.modules["dfly"]  # zipimport loaded it, maybe by a path that a chdir makes wrong
+    dfly.__path__[:] = [os.path.join(archive.path, "dfly")]
+    dfly.__file__ = os.path.join(archive.path, "dfly", "__init__.py")
+    if dfly.__spec__ is not None:
+        dfly.__spec__.loader = finder
