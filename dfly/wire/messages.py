@@ -8,7 +8,7 @@ peer may send more), an unknown code is refused. Who may send what and when is s
 
     handshake     Hello ->            <- Welcome | Busy | Bye
     liveness      Ping, Pong          either way
-    a task        Join ->             <- Accepted | Refused
+    a task        Join, Offer ->      <- Accepted | Refused
                   Have, Urgent, Leave ->   <- Digests, Sized, Changed, TaskFailed
     leases        <- Parent, Lease, Revoke     Stored, LeaseFailed ->     <- Pace
 """
@@ -442,6 +442,37 @@ class Leave(_Fixed):
     fixed: ClassVar[struct.Struct] = struct.Struct("!I")
 
 
+@dataclass(frozen=True)
+class Offer(Message):
+    """Peer to manager: I hold `have` of `version` of this task and can give it to others.
+
+    Answered by Accepted if a swarm of that version is (or comes to be) led, else not at all.
+    """
+
+    request: int
+    task_id: str
+    version: str
+    piece_size: int
+    length: int
+    have: int
+    code: ClassVar[int] = 20
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IIQ32s")
+
+    def encode(self) -> bytes:
+        head = self.fixed.pack(self.request, self.piece_size, self.length,
+                               bytes.fromhex(self.task_id))
+        return pack_frame(self.code, head + put_text(self.version, VERSION_MAX)
+                          + put_bytes(_bitmap(self.have), BITMAP_MAX))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Offer:
+        request, piece_size, length, task_id = cls.fixed.unpack_from(body)
+        tail = Reader(body, cls.fixed.size)
+        version = tail.text(VERSION_MAX)
+        return cls(request, task_id.hex(), version, piece_size, length,
+                   int.from_bytes(tail.take(BITMAP_MAX), "little"))
+
+
 # -------------------------------------------------------------------------------- leases
 @dataclass(frozen=True)
 class Parent(Message):
@@ -552,7 +583,7 @@ class LeaseFailed(Message):
 
 MESSAGES: Tuple[Type[Message], ...] = (
     Hello, Welcome, Busy, Bye, Ping, Pong, Pace, Join, Accepted, Refused, Have, Digests, Sized,
-    Changed, TaskFailed, Urgent, Leave, Parent, Lease, Revoke, Stored, LeaseFailed)
+    Changed, TaskFailed, Urgent, Leave, Offer, Parent, Lease, Revoke, Stored, LeaseFailed)
 _BY_CODE: Dict[int, Type[Message]] = {kind.code: kind for kind in MESSAGES}
 
 

@@ -32,6 +32,7 @@ from dfly.wire.messages import (
     LeaseFailed,
     Leave,
     Message,
+    Offer,
     Pace,
     Parent,
     Ping,
@@ -65,7 +66,7 @@ class State(Enum):
 
 _EITHER: FrozenSet[Type[Message]] = frozenset({Ping, Pong, Bye})
 MAY_SEND: Dict[Role, FrozenSet[Type[Message]]] = {
-    Role.PEER: _EITHER | {Join, Have, Urgent, Leave, Stored, LeaseFailed},
+    Role.PEER: _EITHER | {Join, Offer, Have, Urgent, Leave, Stored, LeaseFailed},
     Role.MANAGER: _EITHER | {Accepted, Refused, Digests, Sized, Changed, TaskFailed, Parent,
                              Lease, Revoke, Pace},
 }

@@ -27,6 +27,7 @@ from dfly.wire.messages import (
     LeaseFailed,
     Leave,
     Message,
+    Offer,
     Pace,
     Parent,
     Ping,
@@ -52,6 +53,7 @@ ONE_OF_EACH: List[Message] = [
     Accepted(8, 4, "cd" * 32, "", None, 1 << 20), Refused(7, 8, "404", "check the URL", 404),
     Have(3, (1 << 70) | 1), Digests(3, 5, bytes(64)), Sized(3, 1 << 40), Changed(3),
     TaskFailed(3, 4, "source gone", "wait", 503), Urgent(3, 17), Leave(3),
+    Offer(9, "ef" * 32, "etag:1", 262144, 1 << 30, 0b110),
     Parent(9, 65003, "2001:db8::1"), Lease(1, 3, 9, 4, 8, 2.5), Revoke(1, 3),
     Stored(3, (5, 4, 1000)), LeaseFailed(1, 3, 6, Failure.BAD_DIGEST, "piece 6"),
 ]

@@ -1,0 +1,352 @@
+"""The managers as a peer sees them: which one leads which task, and the link to each.
+
+A ManagerLink keeps one control link open (reconnecting with growing, jittered pauses), sends
+joins and reports, and hands what a manager says about a swarm to the member that registered for
+it. It decides nothing about downloads: that is core/download.py through service/download.py.
+"""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Protocol, Tuple, Union
+
+from dfly.clock import Clock
+from dfly.config import join_address
+from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
+from dfly.net.link import Link
+from dfly.net.stream import Stream
+from dfly.service.runtime import Tasks
+from dfly.wire.http11 import Headers, HeadParser, RequestHead, ResponseHead
+from dfly.wire.messages import (
+    STORED_MAX,
+    Accepted,
+    Busy,
+    Bye,
+    Changed,
+    Digests,
+    Failure,
+    Have,
+    Hello,
+    Join,
+    Lease,
+    LeaseFailed,
+    Leave,
+    Message,
+    Offer,
+    Pace,
+    Parent,
+    Refused,
+    Revoke,
+    Sized,
+    Stored,
+    TaskFailed,
+    Urgent,
+    Welcome,
+)
+from dfly.wire.session import Role, Session
+
+log = logging.getLogger("dfly.managers")
+
+LINK_PROTOCOL = "dfly/1"
+CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs milliseconds
+RETRY_FIRST_S = 0.25
+RETRY_MAX_S = 15.0
+EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
+
+SwarmMessage = Union[Digests, Sized, Changed, TaskFailed, Lease, Revoke]
+Address = Tuple[str, int]
+
+
+class Member(Protocol):
+    """Whoever takes part in a swarm through a link."""
+
+    def told(self, message: SwarmMessage) -> None:
+        """The manager said this about our swarm. Leases name parents by the link's numbers."""
+
+    def link_lost(self) -> None:
+        """The link is gone, and the membership with it."""
+
+
+@dataclass
+class _Swarm:
+    member: Optional[Member]
+    early: List[SwarmMessage]
+
+
+class ManagerLink:
+    """The link to the manager at `address`."""
+
+    def __init__(self, address: Address, hello: Callable[[], Hello], clock: Clock,
+                 rng: random.Random) -> None:
+        self.address = address
+        self.parents: Dict[int, Address] = {0: address}
+        self.refused: Optional[DflyError] = None   # why the last attempt failed
+        self._hello = hello
+        self._clock = clock
+        self._rng = rng
+        self._link: Optional[Link] = None
+        self._opened = asyncio.Event()
+        self._tried = asyncio.Event()     # set while the latest attempt has failed
+        self._batch_s = 0.0
+        self._requests: Dict[int, "asyncio.Future[Accepted]"] = {}
+        self._next_request = 1
+        self._swarms: Dict[int, _Swarm] = {}
+        self._stored: Dict[int, List[int]] = {}
+        self._report: Optional[asyncio.TimerHandle] = None
+        self._tasks = Tasks(log)
+        self._nudge = asyncio.Event()
+
+    # ------------------------------------------------------------------------- the link
+    @property
+    def name(self) -> str:
+        return join_address(*self.address)
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened.is_set()
+
+    def start(self) -> None:
+        self._tasks.start(self._keep())
+
+    async def stop(self) -> None:
+        self.send_reports()
+        if self._link is not None and self._link.is_open:
+            self._link.send(Bye(0, "the peer leaves"))
+        await self._tasks.stop()
+
+    async def opened(self, timeout_s: float) -> bool:
+        """Wait until the link is open; False once an attempt has failed or time is up. A link
+        that waits between attempts tries again at once."""
+        if self.is_open:
+            return True
+        self._tried.clear()
+        self._nudge.set()
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._opened, self._tried)]
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self.is_open
+
+    async def _keep(self) -> None:
+        pause_s = RETRY_FIRST_S
+        while True:
+            retry_after_s = 0.0
+            try:
+                stream = await self._connect()
+                retry_after_s = await self._serve(stream)
+                pause_s = RETRY_FIRST_S
+            except DflyError as error:
+                self._note(error)
+            finally:
+                self._lose()
+            self._tried.set()
+            wait_s = max(retry_after_s, pause_s) * self._rng.uniform(0.7, 1.3)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await self._pause(wait_s, may_hurry=retry_after_s == 0)
+
+    async def _pause(self, wait_s: float, may_hurry: bool) -> None:
+        self._nudge.clear()
+        try:
+            await asyncio.wait_for(self._nudge.wait() if may_hurry else asyncio.Event().wait(),
+                                   wait_s)
+        except asyncio.TimeoutError:
+            return
+
+    def _note(self, error: DflyError) -> None:
+        if str(error) != str(self.refused):  # one line per kind of trouble, not per attempt
+            log.warning("manager %s: %s", self.name, error)
+        self.refused = error
+
+    async def _connect(self) -> Stream:
+        stream = await Stream.connect(self.address[0], self.address[1], timeout_s=CONNECT_S)
+        try:
+            head = RequestHead("GET", "/v1/link", Headers([
+                ("Host", self.name), ("Connection", "Upgrade"), ("Upgrade", LINK_PROTOCOL)]))
+            await stream.write(head.encode())
+            answer = await stream.read_head(HeadParser("response"), CONNECT_S)
+            if not isinstance(answer, ResponseHead) or answer.status != 101:
+                status = answer.status if isinstance(answer, ResponseHead) else "nothing"
+                raise ProtocolError(f"{self.name} answered {status} to a control link",
+                                    "is that a dfly manager?")
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _serve(self, stream: Stream) -> float:
+        """Run the link to its end; seconds that the manager asked us to stay away."""
+        self.parents = {0: self.address}
+        self._busy_s = 0.0
+        self._link = Link(stream, Session(Role.PEER, self._clock.now(), self._hello()),
+                          self._clock)
+        await self._link.run(self._on_message)
+        return self._busy_s
+
+    def _lose(self) -> None:
+        self._link = None
+        was_open = self._opened.is_set()
+        self._opened.clear()
+        self._stored.clear()  # a rejoin says everything that we hold
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(NetworkError(f"the link to manager {self.name} was lost"))
+        self._requests.clear()
+        swarms, self._swarms = self._swarms, {}
+        for swarm in swarms.values():
+            if swarm.member is not None:
+                swarm.member.link_lost()
+        if was_open:
+            log.warning("the link to manager %s was lost", self.name)
+
+    # --------------------------------------------------------------------------- hearing
+    def _on_message(self, message: Message) -> None:
+        if isinstance(message, (Digests, Sized, Changed, TaskFailed, Lease, Revoke)):
+            self._on_swarm_message(message)
+        elif isinstance(message, Parent):
+            self.parents[message.parent] = (message.address, message.port)
+        elif isinstance(message, (Accepted, Refused)):
+            self._on_answer(message)
+        elif isinstance(message, (Welcome, Pace)):
+            self._batch_s = message.batch_s
+            if isinstance(message, Welcome):
+                self.refused = None
+                self._opened.set()
+                self._tried.clear()
+                log.info("linked to manager %s (%s)", message.manager, self.name)
+        elif isinstance(message, Busy):
+            self._busy_s = message.retry_after_s
+            self._note(NetworkError(f"busy: {message.reason}"))
+        elif isinstance(message, Bye):
+            self._note(error_from_wire(message.exit_code, message.what, message.hint))
+
+    def _on_swarm_message(self, message: SwarmMessage) -> None:
+        swarm = self._swarms.get(message.swarm)
+        if swarm is None:
+            return  # we left; the manager hadn't heard of it yet
+        if swarm.member is not None:
+            swarm.member.told(message)
+        elif len(swarm.early) < EARLY_MAX:
+            swarm.early.append(message)
+
+    def _on_answer(self, message: Union[Accepted, Refused]) -> None:
+        future = self._requests.pop(message.request, None)
+        if future is None or future.done():
+            if isinstance(message, Accepted) and message.swarm not in self._swarms:
+                self.leave(message.swarm)  # whoever asked has gone
+            return
+        if isinstance(message, Refused):
+            error = error_from_wire(message.exit_code, message.what, message.hint)
+            if message.status:
+                error.status = message.status  # type: ignore[attr-defined]
+            future.set_exception(error)
+        else:
+            self._swarms.setdefault(message.swarm, _Swarm(None, []))
+            future.set_result(message)
+
+    # --------------------------------------------------------------------------- saying
+    async def join(self, join: Callable[[int], Union[Join, Offer]], timeout_s: float) -> Accepted:
+        """Send the Join (or Offer) that `join` makes for a request number; the answer, or its
+        error. Leases may follow at once: they are kept until `attach`."""
+        link = self._link
+        if link is None or not link.is_open:
+            raise NetworkError(f"no link to manager {self.name}")
+        request = self._next_request
+        self._next_request += 1
+        future: "asyncio.Future[Accepted]" = asyncio.get_running_loop().create_future()
+        self._requests[request] = future
+        link.send(join(request))
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except asyncio.TimeoutError:
+            raise NetworkError(f"manager {self.name} did not answer within "
+                               f"{timeout_s:.0f} s") from None
+        finally:
+            self._requests.pop(request, None)
+
+    def attach(self, swarm: int, member: Member) -> None:
+        """`member` hears of this swarm from now on, and what was said since Accepted."""
+        entry = self._swarms.setdefault(swarm, _Swarm(None, []))
+        entry.member = member
+        early, entry.early = entry.early, []
+        for message in early:
+            member.told(message)
+
+    def leave(self, swarm: int) -> None:
+        self._swarms.pop(swarm, None)
+        self._stored.pop(swarm, None)
+        self._say(Leave(swarm))
+
+    def stored(self, swarm: int, piece: int) -> None:
+        """Report a piece; reports are gathered for as long as the manager's Pace says."""
+        self._stored.setdefault(swarm, []).append(piece)
+        if self._report is None:
+            loop = asyncio.get_running_loop()
+            self._report = loop.call_later(self._batch_s, self.send_reports)
+
+    def send_reports(self) -> None:
+        if self._report is not None:
+            self._report.cancel()
+            self._report = None
+        gathered, self._stored = self._stored, {}
+        for swarm, pieces in gathered.items():
+            for start in range(0, len(pieces), STORED_MAX):
+                self._say(Stored(swarm, tuple(pieces[start:start + STORED_MAX])))
+
+    def failed(self, lease: int, swarm: int, piece: int, failure: Failure, detail: str) -> None:
+        self.send_reports()  # what came before the failure must be known before it
+        self._say(LeaseFailed(lease, swarm, piece, failure, detail))
+
+    def holds(self, swarm: int, pieces: int) -> None:
+        self._say(Have(swarm, pieces))
+
+    def reader_at(self, swarm: int, piece: int) -> None:
+        self._say(Urgent(swarm, piece))
+
+    def _say(self, message: Message) -> None:
+        if self._link is not None and self._link.is_open:
+            self._link.send(message)
+
+
+class Managers:
+    """All managers that this peer knows, one link each."""
+
+    def __init__(self, make: Callable[[Address], ManagerLink]) -> None:
+        self._make = make
+        self._links: Dict[Address, ManagerLink] = {}
+        self._order: List[Address] = []
+        self._changed = asyncio.Event()
+
+    def update(self, addresses: List[Address]) -> None:
+        """The managers are these now, the nearest first. Links to others stay while in use."""
+        for address in addresses:
+            if address not in self._links:
+                self._links[address] = self._make(address)
+                self._links[address].start()
+        if addresses != self._order:
+            self._order = list(addresses)
+            self._changed.set()
+
+    @property
+    def any_known(self) -> bool:
+        return bool(self._order)
+
+    @property
+    def links(self) -> List[ManagerLink]:
+        return [self._links[address] for address in self._order]
+
+    def for_task(self, task_id: str) -> List[ManagerLink]:
+        """By rendezvous hashing: the same first manager for this task on every host, and the
+        same stand-ins behind it (Thaler & Ravishankar 1998)."""
+        def weight(address: Address) -> bytes:
+            seed = f"{task_id} {join_address(*address)}"
+            return hashlib.sha256(seed.encode()).digest()
+        return [self._links[a] for a in sorted(self._order, key=weight, reverse=True)]
+
+    async def stop(self) -> None:
+        for link in self._links.values():
+            await link.stop()

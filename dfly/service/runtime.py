@@ -1,0 +1,71 @@
+"""What every role has in common while it runs: its loop, its signals, its log.
+
+A role is a coroutine that gets a `stop` event and returns when it is set and everything is put
+away. No role-specific code here.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Awaitable, Callable, Set
+
+from dfly.errors import printable
+
+Ready = Callable[[str], None]  # told once that the role serves, and where
+
+
+class _OneLine(logging.Formatter):
+    """Log lines stay lines: what a remote sent can't start a new one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def set_up_log(level: int = logging.INFO) -> None:
+    """Log to stderr, where systemd and people look."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def run(role: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run a role until SIGTERM or SIGINT, or until it sets `stop` itself; exit code 0."""
+    async def whole() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await role(stop)
+
+    asyncio.run(whole())
+    return 0
+
+
+class Tasks:
+    """Background asyncio tasks that are kept, watched and ended together."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._running: "Set[asyncio.Task[None]]" = set()
+
+    def start(self, work: Awaitable[None]) -> "asyncio.Task[None]":
+        task: "asyncio.Task[None]" = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("a background task failed", exc_info=task.exception())
+
+    async def stop(self) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
