@@ -7,7 +7,7 @@ what the tightest allows and charges all. Nothing here waits: a mover that finds
 from __future__ import annotations
 
 import threading
-from typing import Callable, Sequence, Set
+from typing import Callable, Optional, Sequence, Set
 
 from dfly.clock import Clock
 from dfly.core.bucket import UNLIMITED, TokenBucket
@@ -22,9 +22,10 @@ BURST_S = 0.05      # what is saved up while nobody moves: a late thread doesn't
 class Limiter:
     """`rate_bps` bytes per second over all who share it; 0 = unlimited."""
 
-    def __init__(self, rate_bps: float = 0.0, *, name: str = "", clock: Clock = Clock()) -> None:
+    def __init__(self, rate_bps: float = 0.0, *, name: str = "",
+                 clock: Optional[Clock] = None) -> None:
         self.name = name
-        self._clock = clock
+        self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._turn = _turn_of(rate_bps)
         self._bucket = TokenBucket(rate_bps, _burst_of(rate_bps))

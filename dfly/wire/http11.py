@@ -73,6 +73,7 @@ class Headers:
     """Header lines in order; names compare without regard to case. Values are Latin-1 text."""
 
     __slots__ = ("_pairs",)
+    __hash__ = None  # type: ignore[assignment]  # they change
 
     def __init__(self, pairs: Iterable[Tuple[str, str]] = ()) -> None:
         self._pairs: List[Tuple[str, str]] = list(pairs)
