@@ -1,0 +1,162 @@
+"""Tend what this host keeps: list tasks, verify them against their digests, remove them.
+
+Through the daemon if one runs, which alone may touch its store; else directly on the store, under
+its lock.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Dict, Iterator, List, Protocol
+
+from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.table import table
+from dfly.config import PeerSettings, load
+from dfly.errors import DflyError, UsageError, printable
+from dfly.task import members
+from dfly.units import format_size
+
+PREFIX_MIN = 6           # hex digits of a task's id that name it
+VERIFY_TIMEOUT_S = 3600.0  # a daemon hashes at some 500 MB/s, and a task may have a terabyte
+Record = Dict[str, Any]
+
+
+class Cache(Protocol):
+    """The cache, wherever it is tended."""
+
+    def records(self) -> List[Record]: ...
+
+    def remove(self, task_id: str) -> None: ...
+
+    def verify(self, task_id: str) -> List[int]: ...
+
+
+class DaemonCache:
+    def __init__(self, socket_path: str) -> None:
+        self._socket = socket_path
+
+    def records(self) -> List[Record]:
+        answer = ask_json(self._socket, "GET", "/v1/cache")
+        tasks = answer.get("tasks") if isinstance(answer, dict) else None
+        return [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
+
+    def remove(self, task_id: str) -> None:
+        ask_json(self._socket, "DELETE", f"/v1/cache/{task_id}")
+
+    def verify(self, task_id: str) -> List[int]:
+        answer = ask_json(self._socket, "POST", f"/v1/cache/{task_id}/verify",
+                          timeout_s=VERIFY_TIMEOUT_S)
+        bad = answer.get("bad") if isinstance(answer, dict) else None
+        return bad if isinstance(bad, list) else []
+
+
+class StoreCache:
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def records(self) -> List[Record]:
+        return [asdict(record) for record in self._store.records()]
+
+    def remove(self, task_id: str) -> None:
+        self._store.remove(task_id)
+
+    def verify(self, task_id: str) -> List[int]:
+        return list(members(self._store.verify(task_id)))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("ls", "verify", "rm"), help="ls lists, verify hashes "
+                        "every piece again, rm removes")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="a task's id, its first digits, "
+                        "or its URL")
+    parser.add_argument("--all", action="store_true", help="all tasks: for verify and rm")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--socket", metavar="PATH", help="unix socket of the peer daemon")
+    parser.add_argument("--store", metavar="DIR", help="the store to open if no daemon runs")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action != "ls" and not args.tasks and not args.all:
+        raise UsageError(f"cache {args.action} needs a TASK, or --all")
+    settings = load(PeerSettings, argparse.Namespace(socket=args.socket, store=args.store))
+    with _opened(settings) as cache:
+        records = cache.records()
+        chosen = records if args.all or not args.tasks else [
+            _find(records, text) for text in args.tasks]
+        if args.action == "ls":
+            return _list(chosen, args.json)
+        if args.action == "rm":
+            return _remove(cache, chosen, args.json)
+        return _verify(cache, chosen, args.json)
+
+
+@contextmanager
+def _opened(settings: PeerSettings) -> Iterator[Cache]:
+    try:
+        ask_json(settings.socket, "GET", "/v1/status")
+    except NobodyThere:
+        pass  # no daemon, so the store is free; if one starts meanwhile, its lock decides
+    else:
+        yield DaemonCache(settings.socket)
+        return
+    from dfly.store.disk import DiskStore
+    store = DiskStore(settings.store, quota=settings.quota)
+    try:
+        yield StoreCache(store)
+    finally:
+        store.close()
+
+
+def _find(records: List[Record], text: str) -> Record:
+    found = [record for record in records if text == record.get("url") or (
+        len(text) >= PREFIX_MIN and str(record.get("task_id", "")).startswith(text.lower()))]
+    if len(found) != 1:
+        raise UsageError(f"{len(found) or 'no'} tasks here are {printable(text)!r}",
+                         "see dfly cache ls")
+    return found[0]
+
+
+def _list(records: List[Record], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"tasks": records}))
+        return 0
+    rows = [[str(record.get("task_id", ""))[:12], _size(record.get("length")), _held(record),
+             record.get("tag") or "-", record.get("url") or record.get("digest") or "-"]
+            for record in records]
+    print(table(["TASK", "SIZE", "HELD", "TAG", "URL"], rows, right=(1, 2)))
+    return 0
+
+
+def _size(value: object) -> str:
+    return format_size(value) if isinstance(value, (int, float)) else "?"
+
+
+def _held(record: Record) -> str:
+    if record.get("complete"):
+        return "all"
+    return _size(record.get("held_bytes"))
+
+
+def _remove(cache: Cache, records: List[Record], as_json: bool) -> int:
+    for record in records:
+        cache.remove(record["task_id"])
+    freed = sum(record.get("held_bytes") or 0 for record in records)
+    if as_json:
+        print(json.dumps({"removed": [record["task_id"] for record in records], "bytes": freed}))
+    else:
+        print(f"removed {len(records)} tasks, {format_size(freed)}")
+    return 0
+
+
+def _verify(cache: Cache, records: List[Record], as_json: bool) -> int:
+    bad = {record["task_id"]: cache.verify(record["task_id"]) for record in records}
+    damaged = {task_id: pieces for task_id, pieces in bad.items() if pieces}
+    if as_json:
+        print(json.dumps({"verified": len(records), "bad": damaged}))
+    else:
+        for task_id, pieces in damaged.items():
+            print(f"{task_id[:12]}: {len(pieces)} bad pieces, dropped; they will be fetched again")
+        print(f"{len(records)} tasks verified, {len(damaged)} damaged")
+    return DflyError.exit_code if damaged else 0

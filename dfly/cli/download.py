@@ -1,0 +1,182 @@
+"""One download by way of the peer daemon: the request, its events, the finished file.
+
+The daemon answers with events until the end. A finished file is taken from the daemon's store by
+hard link or copy where this user can read it, else its content comes through the socket. For
+`-O -` the content comes through a second connection while pieces still arrive.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from dfly.cli.local import Answer, ask
+from dfly.cli.target import Target, write_error
+from dfly.errors import DflyError, ProtocolError, error_from_wire
+from dfly.store.deliver import deliver
+from dfly.task import is_task_id
+
+Event = Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What POST /v1/get takes, by the same names (dfly(7), local interface)."""
+
+    url: str
+    tag: str = ""
+    filters: Tuple[str, ...] = ()
+    digest: str = ""      # sha256:..., names the content
+    check: str = ""       # another digest, checked at the end
+    headers: Tuple[Tuple[str, str], ...] = ()
+    no_source: bool = False
+    limit_bps: float = 0.0
+    timeout_s: float = 30.0
+    tries: int = 20
+    streaming: bool = False
+
+
+class Download:
+    """One URL to one target; target None = standard output."""
+
+    def __init__(self, socket_path: str, request: Request, target: Optional[Target]) -> None:
+        self.request = request
+        self.target = target
+        self._socket_path = socket_path
+
+    def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
+        """Download and deliver; (path or '-', the done event). Every event goes to `on_event`
+        on the way. Leaving early, by whatever exception, ends the download in the daemon; the
+        pieces that came stay there."""
+        with ask(self._socket_path, "POST", "/v1/get", asdict(self.request),
+                 timeout_s=None).check() as answer:
+            if self.target is None:
+                return "-", self._stream(answer, on_event)
+            done = self._follow(answer, on_event)
+            return self._deliver(done, self.target), done
+
+    def _follow(self, answer: Answer, on_event: Callable[[Event], None],
+                on_accepted: Optional[Callable[[str], None]] = None) -> Event:
+        """Read events to the last; the done event, or the error that ended the download."""
+        for event in answer.events():
+            kind = event.get("event")
+            if kind == "failed":
+                code = event.get("exit_code")
+                raise error_from_wire(code if isinstance(code, int) else 1,
+                                      str(event.get("what", "the download failed")),
+                                      str(event.get("hint", "")))
+            if kind == "done":
+                return event
+            on_event(event)
+            if kind == "accepted" and on_accepted is not None:
+                on_accepted(_task_id(event))
+        raise ProtocolError("the peer daemon ended in the middle of the download",
+                            "repeat the command: the pieces that came are kept")
+
+    # ------------------------------------------------------------------------ to a file
+    def _deliver(self, done: Event, target: Target) -> str:
+        with target.temporary() as temporary:
+            path = done.get("path")
+            if not isinstance(path, str) or not _deliver_from(path, temporary):
+                self._copy_through_socket(done, temporary)
+            return target.settle(temporary)
+
+    def _copy_through_socket(self, done: Event, temporary: str) -> None:
+        with self._content(_task_id(done)) as answer:
+            try:
+                with open(temporary, "xb") as file:
+                    size = sum(file.write(part) for part in answer.parts())
+            except OSError as error:
+                raise write_error(temporary, error) from None
+        _check_size(size, done)
+
+    # ------------------------------------------------------------------------ to standard output
+    def _stream(self, answer: Answer, on_event: Callable[[Event], None]) -> Event:
+        """Content on its own thread, so that a slow reader of our output never keeps the daemon
+        waiting with its events, and Ctrl-C reaches the main thread at once."""
+        copier: Optional[_Copier] = None
+
+        def start(task_id: str) -> None:
+            nonlocal copier
+            copier = _Copier(self._content(task_id), answer)
+            copier.start()
+
+        try:
+            done = self._follow(answer, on_event, start)
+        except DflyError:
+            if copier is not None and copier.error is not None:
+                raise copier.error from None
+            raise
+        if copier is None:
+            start(_task_id(done))
+        assert copier is not None
+        copier.join()
+        if copier.error is not None:
+            raise copier.error
+        _check_size(copier.size, done)
+        return done
+
+    def _content(self, task_id: str) -> Answer:
+        return ask(self._socket_path, "GET", f"/v1/tasks/{task_id}/content",
+                   timeout_s=None).check()
+
+
+class _Copier(threading.Thread):
+    """Copies one answer to standard output; cuts the events off if that can't go on."""
+
+    def __init__(self, content: Answer, events: Answer) -> None:
+        super().__init__(daemon=True)
+        self.size = 0
+        self.error: Optional[BaseException] = None
+        self._content = content
+        self._events = events
+
+    def run(self) -> None:
+        output = sys.stdout.fileno()
+        try:
+            with self._content:
+                for part in self._content.parts():
+                    _write_all(output, part)
+                    self.size += len(part)
+        except BrokenPipeError as error:
+            self.error = error
+        except OSError as error:
+            self.error = write_error("standard output", error)
+        except DflyError as error:
+            self.error = error
+            return  # the events will tell better why the content ended
+        if self.error is not None:
+            self._events.cut()
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while len(data):
+        data = data[os.write(fd, data):]
+
+
+def _deliver_from(path: str, temporary: str) -> bool:
+    """False if this user can't read the daemon's file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # another user's daemon, or the file is gone: the socket still has it
+    try:
+        deliver(path, fd, os.fstat(fd).st_size, temporary)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _task_id(event: Event) -> str:
+    task_id = event.get("task")
+    if not isinstance(task_id, str) or not is_task_id(task_id):
+        raise ProtocolError(f"the peer daemon named no task: {task_id!r}")
+    return task_id
+
+
+def _check_size(size: int, done: Event) -> None:
+    length = done.get("length")
+    if isinstance(length, int) and size != length:
+        raise ProtocolError(f"the peer daemon sent {size} of {length} bytes")
