@@ -1,0 +1,105 @@
+"""From a stream of bytes to verified pieces: what a mover feeds with the body of a transfer.
+
+Bytes are hashed while they are hot in the cache and written straight to their place; slices of
+the mover's buffer, never copies. (The one exception: two transfers bring the same piece. The
+second collects it in memory, so that whoever lies can't spoil what the other wrote.) A piece
+counts only once its digest was compared; a wrong one ends the transfer, and costs only itself.
+"""
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Callable, Optional
+
+from dfly.errors import DigestMismatch, ProtocolError
+from dfly.store import TaskFile
+from dfly.task import PIECES_MAX
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+
+class PieceMismatch(DigestMismatch):
+    """The bytes of one piece contradict its digest."""
+
+    def __init__(self, what: str, hint: str = "", piece_index: int = -1) -> None:
+        super().__init__(what, hint)
+        self.piece_index = piece_index
+
+
+class PieceSink:
+    """Takes the bytes from piece `first` on. With `expected`, every piece's digest must be on
+    record before its end comes; without, a digest not known yet is recorded as it's found (the
+    source is trusted). `on_piece` is called in the mover's thread after a piece is marked."""
+
+    def __init__(self, task_file: TaskFile, first: int, *, on_piece: Callable[[int], None],
+                 expected: bool) -> None:
+        self.piece_index = first  # of the piece under way
+        self._file = task_file
+        self._on_piece = on_piece
+        self._expected = expected
+        self._offset = task_file.geometry.start(first)
+        self._stop = self._offset
+        self._hash: Optional[Hash] = None  # None between two pieces
+        self._collected: Optional[bytearray] = None
+
+    def feed(self, view: memoryview) -> None:
+        """The next bytes of the body, cut anyhow."""
+        while view:
+            if self._hash is None:
+                self._begin()
+            part = view[:self._stop - self._offset]
+            self._take(part)
+            view = view[len(part):]
+            if self._offset == self._stop:
+                self._end()
+
+    def finish(self) -> None:
+        """The body is complete: a last piece that ends early is the last one of the content."""
+        if self._hash is None:
+            return
+        if self._file.geometry.length is not None:
+            raise ProtocolError(f"the body ends inside piece {self.piece_index}, at byte "
+                                f"{self._offset} instead of {self._stop}")
+        self._end()
+
+    def _begin(self) -> None:
+        geometry = self._file.geometry
+        count = geometry.piece_count
+        if count is not None and self.piece_index >= count:
+            raise ProtocolError(f"the body goes on beyond the content's {geometry.length} bytes")
+        if self.piece_index >= PIECES_MAX:
+            raise ProtocolError(f"the content is longer than {PIECES_MAX} pieces")
+        self._stop = geometry.stop(self.piece_index)
+        in_place = (self._is_held() or self._file.claim(self.piece_index, self))
+        self._collected = None if in_place else bytearray()
+        self._hash = hashlib.sha256()
+
+    def _is_held(self) -> bool:
+        return bool(self._file.have >> self.piece_index & 1)
+
+    def _take(self, part: memoryview) -> None:
+        assert self._hash is not None
+        self._hash.update(part)
+        if self._collected is None:
+            self._file.write(self._offset, part)  # leaves out what is held
+        else:
+            self._collected += part
+        self._offset += len(part)
+
+    def _end(self) -> None:
+        assert self._hash is not None
+        digest, piece_index = self._hash.digest(), self.piece_index
+        self._hash = None
+        told = self._file.digest_of(piece_index)
+        if told is None and self._expected:
+            raise ProtocolError(f"piece {piece_index} came before anyone told its digest")
+        if told is not None and told != digest:
+            raise PieceMismatch(f"piece {piece_index} of task {self._file.task_id} has wrong "
+                                "bytes", "they were thrown away", piece_index)
+        if self._collected is None:
+            self._file.mark(piece_index, digest)
+        else:
+            self._file.put(piece_index, self._collected, digest)
+            self._collected = None
+        self.piece_index += 1
+        self._on_piece(piece_index)
