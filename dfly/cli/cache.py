@@ -6,13 +6,12 @@ its lock.
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, List, Protocol
 
 from dfly.cli.local import NobodyThere, ask_json
-from dfly.cli.table import table
+from dfly.cli.table import print_json, table
 from dfly.config import PeerSettings, load
 from dfly.errors import DflyError, UsageError, printable
 from dfly.task import members
@@ -120,7 +119,7 @@ def _find(records: List[Record], text: str) -> Record:
 
 def _list(records: List[Record], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"tasks": records}))
+        print_json({"tasks": records})
         return 0
     rows = [[str(record.get("task_id", ""))[:12], _size(record.get("length")), _held(record),
              record.get("tag") or "-", record.get("url") or record.get("digest") or "-"]
@@ -144,7 +143,7 @@ def _remove(cache: Cache, records: List[Record], as_json: bool) -> int:
         cache.remove(record["task_id"])
     freed = sum(record.get("held_bytes") or 0 for record in records)
     if as_json:
-        print(json.dumps({"removed": [record["task_id"] for record in records], "bytes": freed}))
+        print_json({"removed": [record["task_id"] for record in records], "bytes": freed})
     else:
         print(f"removed {len(records)} tasks, {format_size(freed)}")
     return 0
@@ -154,7 +153,7 @@ def _verify(cache: Cache, records: List[Record], as_json: bool) -> int:
     bad = {record["task_id"]: cache.verify(record["task_id"]) for record in records}
     damaged = {task_id: pieces for task_id, pieces in bad.items() if pieces}
     if as_json:
-        print(json.dumps({"verified": len(records), "bad": damaged}))
+        print_json({"verified": len(records), "bad": damaged})
     else:
         for task_id, pieces in damaged.items():
             print(f"{task_id[:12]}: {len(pieces)} bad pieces, dropped; they will be fetched again")

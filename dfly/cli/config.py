@@ -1,7 +1,7 @@
 """Be a config server: managers register here, hosts ask for the nearest and for settings.
 
-Only settings are read here; the role itself is dfly.service.config_server, imported when it runs, so
-that `dfly help config` stays quick.
+Only settings are read here; the role itself is dfly.service.config_server, imported when it
+runs, so that `dfly help config` stays quick.
 """
 from __future__ import annotations
 

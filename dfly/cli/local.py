@@ -5,7 +5,6 @@ not import asyncio. What a download is and where bytes come from is the daemon's
 """
 from __future__ import annotations
 
-import json
 import socket
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
@@ -119,7 +118,7 @@ def ask(address: Address, method: str, target: str, value: Any = None,
     """Send one request (`value` as JSON, unless None) and read the head of the answer.
     `timeout_s` bounds each wait for bytes; None = the other side may be silent for ever."""
     name = _name_of(address)
-    content = b"" if value is None else json.dumps(value).encode()
+    content = _encoded(value)
     headers = Headers([("Host", "localhost" if isinstance(address, str) else name),
                        ("Connection", "close"), ("Content-Length", str(len(content)))])
     if content:
@@ -205,7 +204,13 @@ def _translated(error: Exception, name: str) -> DflyError:
     return NetworkError(f"{name}: {getattr(error, 'strerror', None) or error}")
 
 
+def _encoded(value: Any) -> bytes:
+    import json  # here and below, because asking for help must not pay for it
+    return b"" if value is None else json.dumps(value).encode()
+
+
 def _json(data: bytes, name: str) -> Any:
+    import json
     try:
         return json.loads(data)
     except ValueError:

@@ -1,13 +1,13 @@
 """What `dfly get` says and where: messages and the live line on stderr, JSON events on stdout."""
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from typing import Any, Dict
 
 from dfly.cli.progress import Meter, live_line, summary
+from dfly.cli.table import print_json
 from dfly.cli.target import name_from_url
 from dfly.clock import Clock
 from dfly.errors import DflyError, printable
@@ -82,5 +82,4 @@ class Screen:
 
     def _print_json(self, event: Dict[str, Any]) -> None:
         if self._json:
-            sys.stdout.write(json.dumps({"url": self._url, **event}) + "\n")
-            sys.stdout.flush()
+            print_json({"url": self._url, **event})

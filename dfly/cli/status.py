@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any, Dict, List, Mapping, Optional
 
 from dfly.cli.local import Address, NobodyThere, ask_json
-from dfly.cli.table import table
+from dfly.cli.table import print_json, table
 from dfly.config import MANAGER_PORT, PeerSettings, load, split_address
 from dfly.errors import ProtocolError, printable
 from dfly.units import format_duration, format_size
@@ -34,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
     status = ask_json(_address(args), "GET", "/v1/status")
     if not isinstance(status, dict):
         raise ProtocolError("the answer is no status", "is that a dfly role?")
-    print(json.dumps(status, indent=2) if args.json else describe(status))
+    if args.json:
+        print_json(status, indent=2)
+    else:
+        print(describe(status))
     return 0
 
 

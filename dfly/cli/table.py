@@ -1,7 +1,7 @@
-"""Columns of text for people: what `status`, `cache` and `demo` print."""
+"""What commands print: columns of text for people, JSON for programs."""
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import Any, List, Optional, Sequence
 
 from dfly.errors import printable
 
@@ -21,6 +21,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]],
                  for column, (text, width) in enumerate(zip(line, widths))]
         out.append("  ".join(cells).rstrip())
     return "\n".join(out)
+
+
+def print_json(value: Any, indent: Optional[int] = None) -> None:
+    """One JSON value on a line of standard output (with `indent`, on several)."""
+    import json  # here, because asking for help must not pay for it
+    print(json.dumps(value, indent=indent), flush=True)
 
 
 def _cell(value: object) -> str:
