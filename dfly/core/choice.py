@@ -1,0 +1,321 @@
+"""Who gets which run from whom: the choices of the scheduler, without their consequences.
+
+A choice looks at a bounded number of pieces and parents, whatever the size of the swarm: rarest
+pieces first by the swarm's bitmaps, parents by sampling a few that have a free slot and taking
+the one with the least predicted time. The seed is special: it alone gives pieces that no peer
+has or is getting, each once (Mundinger, Weber, Weiss 2008: what limits a swarm is how fast new
+pieces leave the source), and other pieces only when there is nothing new and nobody else.
+
+With runs longer than one piece a parent may also give what it is only getting itself. The lease
+it waits for is older than the new one, so waiting can't go round in a circle; after a failure a
+piece that others wait for is fetched only from hosts that hold it, for the same reason.
+"""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import List, NamedTuple, Optional, Sequence
+
+from dfly.core.cost import CostModel
+from dfly.core.events import SEED
+from dfly.core.swarm import Lease, Peer, Swarm
+from dfly.task import count_of, lowest, run_set
+
+SCAN_MAX = 8       # carriers looked at one by one when a piece has no more
+DEPTH_COST = 0.25  # a parent that waits itself counts as this much slower per wait
+
+
+@dataclass(frozen=True)
+class ChoiceLimits:
+    """How far a choice looks."""
+
+    parents: int = 4          # sampled for one piece
+    pieces: int = 3           # tried for one lease
+    depth_max: int = 5        # leases in a row that wait for each other
+    streams: int = 8          # runs that one child receives at once
+    urgent_pieces: int = 8    # how far ahead of a reader is urgent
+    ahead_runs: int = 2       # runs that the seed promises before it has them
+    patience_s: float = 0.2   # an idle seed helps a child that got nothing for so long
+
+
+class Offer(NamedTuple):
+    """A lease that could be granted."""
+
+    parent: Peer
+    first: int
+    pieces: int   # how many from `first` on
+    depth: int    # leases in a row that wait for each other above this one
+
+
+class Chooser:
+    """Chooses; keeps nothing but its random numbers."""
+
+    def __init__(self, limits: ChoiceLimits, cost: CostModel, rng: random.Random) -> None:
+        self._limits = limits
+        self._cost = cost
+        self._rng = rng
+
+    # -------------------------------------------------------------------------- for a child
+    def for_child(self, child: Peer, run_max: int, now: float) -> Optional[Offer]:
+        """The next lease for a child, or None if nobody can give what it needs."""
+        need = child.need
+        if not need:
+            return None
+        if child.urgent_at is not None:
+            offer = self._urgent(child, need, run_max, now)
+            if offer is not None:
+                return offer
+        run_max = self._shorter(need, run_max)
+        return (self._fresh(child, need, run_max, now)
+                or self._rare(child, need, run_max, now)
+                or self._sampled(child, need, run_max, now)
+                or self._last_resort(child, need, run_max, now))
+
+    def for_pair(self, parent: Peer, child: Peer, run_max: int, now: float) -> Optional[Offer]:
+        """What this parent could give this child now."""
+        need = child.need
+        if not need or not self._usable(parent, child, now):
+            return None
+        run_max = self._shorter(need, run_max)
+        if parent.host.number == SEED:
+            return (self._fresh(child, need, run_max, now)
+                    or self._last_resort(child, need, run_max, now))
+        return self._from(parent, child, need, run_max)
+
+    def for_rest(self, lease: Lease, now: float) -> Optional[Offer]:
+        """Another parent, holding it, for the first run of what a slow lease still owes."""
+        child, first = lease.child, lowest(lease.left)
+        count = min(lowest(~(lease.left >> first)), lease.count)
+        parent = self._holder(child, first, now, lease.parent)
+        seed = child.swarm.seed
+        if parent is None and seed is not None and seed is not lease.parent \
+                and seed.have >> first & 1 and self._usable(seed, child, now):
+            parent = seed
+        if parent is None:
+            return None
+        return Offer(parent, first, min(count, lowest(~(parent.have >> first))), 0)
+
+    def _shorter(self, need: int, run_max: int) -> int:
+        """Runs get shorter as a download ends, so that its last ones end together."""
+        if run_max == 1:
+            return 1
+        return max(1, min(run_max, count_of(need) // self._limits.streams))
+
+    # ------------------------------------------------------------------------- which pieces
+    def _fresh(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """From the seed, what no peer has or is getting."""
+        seed = child.swarm.seed
+        if seed is None or seed is child:
+            return None
+        new = need & child.swarm.levels[0]
+        if not new or not self._usable(seed, child, now):
+            return None
+        can = new & self._seed_can(seed, run_max)
+        if not can:
+            return None
+        first = lowest(can)
+        count = min(lowest(~(can >> first)), run_max - first % run_max)
+        held = not run_set(first, count) & ~seed.have
+        return Offer(seed, first, count, 0 if held else 1)
+
+    def _seed_can(self, seed: Peer, run_max: int) -> int:
+        """What the seed may promise: what it has; with runs, also what it is about to have."""
+        coming = seed.missing
+        if run_max == 1 or not coming or not seed.swarm.sized:
+            return seed.have
+        return seed.have | coming & run_set(lowest(coming), self._limits.ahead_runs * run_max)
+
+    def _rare(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """Pieces with the fewest copies first, from the best of a few that carry them."""
+        tries = self._limits.pieces
+        for pieces in child.swarm.levels[1:]:
+            able = need & pieces
+            if not able:
+                continue
+            piece = self._any_of(able, child.swarm.full)
+            if run_max > 1:
+                start = piece - piece % run_max
+                piece = start + lowest(able >> start)
+            offer = self._carrier(child, piece, need, run_max, now)
+            if offer is not None:
+                return offer
+            tries -= 1
+            if not tries:
+                break
+        return None
+
+    def _urgent(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """The next pieces of a reader, lowest first, from whoever has them, the seed too."""
+        assert child.urgent_at is not None
+        coming = child.missing >> child.urgent_at
+        if not coming:
+            return None
+        limits = self._limits
+        start = child.urgent_at + lowest(coming)
+        able = need & run_set(start, limits.urgent_pieces)
+        seed = child.swarm.seed
+        run_max = min(run_max, limits.urgent_pieces)
+        for _ in range(limits.pieces):
+            if not able:
+                return None
+            piece = lowest(able)
+            offer = self._carrier(child, piece, able, run_max, now)
+            if offer is not None:
+                return offer
+            if seed is not None and seed.have >> piece & 1 and self._usable(seed, child, now):
+                return Offer(seed, piece, 1, 0)
+            able &= able - 1
+        return None
+
+    def _last_resort(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """From the seed, a second time: once all is out, or to a child that starves."""
+        swarm = child.swarm
+        seed = swarm.seed
+        if seed is None or not self._usable(seed, child, now):
+            return None
+        starving = not seed.host.uploads and now - child.hungry_at > self._limits.patience_s
+        if swarm.levels[0] and not starving:
+            return None
+        able = need & seed.have
+        if not able:
+            return None
+        for pieces in swarm.levels:
+            if able & pieces:
+                able &= pieces
+                break
+        first = self._any_of(able, swarm.full)
+        return Offer(seed, first, min(lowest(~(able >> first)), run_max), 0)
+
+    def _any_of(self, pieces: int, full: int) -> int:
+        """A random member, near enough to even."""
+        skip = int(self._rng.random() * full.bit_length())
+        rest = pieces >> skip
+        return skip + lowest(rest) if rest else lowest(pieces)
+
+    # ------------------------------------------------------------------------- which parent
+    def _usable(self, parent: Peer, child: Peer, now: float) -> bool:
+        host = parent.host
+        if len(host.uploads) >= host.slots or parent is child or not host.trusted \
+                or host.avoid_until > now:
+            return False
+        if child.avoid:
+            until, _ = child.avoid.get(host.number, (0.0, 0))
+            return until <= now
+        return True
+
+    def _carrier(self, child: Peer, piece: int, need: int, run_max: int,
+                 now: float) -> Optional[Offer]:
+        """The best offer of this piece among a sample of its carriers."""
+        best: Optional[Peer] = None
+        least, bit = 0.0, 1 << piece
+        held_only = run_max == 1 or bool(child.holders_only & bit)
+        for parent in self._sample(child.swarm, piece, self._limits.parents):
+            if not parent.have & bit and (held_only or not parent.leased & bit):
+                continue
+            if not self._usable(parent, child, now):
+                continue
+            host = parent.host
+            cost = self._cost.predict(host.number, child.host.number, child.swarm.piece_size,
+                                      len(host.uploads))
+            if not parent.have & bit:
+                cost *= 1 + DEPTH_COST * (1 + self._depth(parent, bit))
+            if best is None or cost < least:
+                best, least = parent, cost
+        if best is None:
+            return None
+        return self._run(best, child, piece, need, run_max)
+
+    def _sample(self, swarm: Swarm, piece: int, count: int) -> List[Peer]:
+        """A few carriers of the piece; entries that are no longer true are dropped."""
+        carriers, bit = swarm.carriers[piece], 1 << piece
+        sample: List[Peer] = []
+        positions: Sequence[int]
+        length = len(carriers)
+        if length <= SCAN_MAX:
+            positions = range(length - 1, -1, -1)
+        else:
+            rng = self._rng.random
+            positions = sorted({int(rng() * length) for _ in range(count)}, reverse=True)
+        for position in positions:
+            peer = carriers[position]
+            if (peer.have | peer.leased) & bit:
+                sample.append(peer)
+            else:
+                peer.listed &= ~bit
+                carriers[position] = carriers[-1]
+                carriers.pop()
+        return sample
+
+    def _sampled(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """Anything useful from the best of a few peers with a free slot."""
+        givers = child.swarm.givers
+        best: Optional[Peer] = None
+        least = 0.0
+        for _ in range(min(len(givers), 2 * self._limits.parents)):
+            parent = givers.pick(self._rng)
+            useful = need & (parent.have if run_max == 1 else parent.have | parent.leased)
+            if not useful or not self._usable(parent, child, now):
+                continue
+            host = parent.host
+            cost = self._cost.predict(host.number, child.host.number, child.swarm.piece_size,
+                                      len(host.uploads))
+            if best is None or cost < least:
+                best, least = parent, cost
+        if best is None:
+            return None
+        return self._from(best, child, need, run_max)
+
+    def _from(self, parent: Peer, child: Peer, need: int, run_max: int) -> Optional[Offer]:
+        """The rarest run that this parent could give."""
+        can = parent.have if run_max == 1 else parent.have | parent.leased & ~child.holders_only
+        able = need & can
+        if not able:
+            return None
+        for pieces in child.swarm.levels:
+            if able & pieces:
+                able &= pieces
+                break
+        piece = self._any_of(able, child.swarm.full)
+        if run_max > 1:
+            start = piece - piece % run_max
+            piece = start + lowest(able >> start)
+        return self._run(parent, child, piece, need, run_max)
+
+    def _holder(self, child: Peer, piece: int, now: float, but: Peer) -> Optional[Peer]:
+        """The best of a sample of the peers that hold the piece already, other than `but`."""
+        best: Optional[Peer] = None
+        least = 0.0
+        for parent in self._sample(child.swarm, piece, 2 * self._limits.parents):
+            if parent is but or not parent.have >> piece & 1 \
+                    or not self._usable(parent, child, now):
+                continue
+            cost = self._cost.predict(parent.host.number, child.host.number,
+                                      child.swarm.piece_size, len(parent.host.uploads))
+            if best is None or cost < least:
+                best, least = parent, cost
+        return best
+
+    def _run(self, parent: Peer, child: Peer, piece: int, need: int,
+             run_max: int) -> Optional[Offer]:
+        """As much of a run from `piece` on as the parent can give within the depth allowed."""
+        if run_max == 1:
+            return Offer(parent, piece, 1, 0)
+        most = run_max - piece % run_max
+        can = need & (parent.have | parent.leased & ~child.holders_only)
+        count = min(lowest(~(can >> piece)), most)
+        waiting = run_set(piece, count) & ~parent.have if count else 0
+        depth = 0
+        if waiting:
+            depth = 1 + self._depth(parent, waiting)
+        if depth > self._limits.depth_max or not count:
+            depth, count = 0, min(lowest(~(need & parent.have) >> piece), most)
+        return Offer(parent, piece, count, depth) if count else None
+
+    @staticmethod
+    def _depth(parent: Peer, pieces: int) -> int:
+        """The longest row of waits above these pieces."""
+        depth = 0
+        for lease in parent.leases.values():
+            if lease.left & pieces and lease.depth > depth:
+                depth = lease.depth
+        return depth

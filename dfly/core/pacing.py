@@ -1,0 +1,82 @@
+"""How hard the manager may be worked: report batching and run length follow the load.
+
+Two budgets: reports a second decide how long peers gather what they stored before they tell
+(`batch_s`), leases a second decide how many pieces one lease carries (`run_length`). Both
+follow what was measured over the last window; before there is a measurement they follow the
+number of hosts that download, because a storm of joins is over before it was measured. No
+choice of pieces or parents here.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+WINDOW_S = 0.25             # one measurement
+FIRST_CHILD_BPS = 125e6     # what a downloading host moves until measured: 1 Gbit/s
+SMOOTHING = 0.3             # weight of the newest window
+STEP = 1.5                  # the batching interval changes by this factor or not at all
+
+
+@dataclass(frozen=True)
+class PaceLimits:
+    """Budgets of one manager process."""
+
+    reports_per_s: float = 12_000.0
+    leases_per_s: float = 10_000.0
+    batch_min_s: float = 0.005
+    batch_max_s: float = 0.25
+
+
+class Pacing:
+    """Counts facts, answers with `batch_s` and run lengths."""
+
+    def __init__(self, limits: PaceLimits) -> None:
+        self._limits = limits
+        self.batch_s = limits.batch_min_s
+        self.child_bps = FIRST_CHILD_BPS   # what one downloading host gets, on average
+        self._active = 0
+        self._window_at: Optional[float] = None
+        self._reports = 0
+        self._bytes = 0
+
+    def joined(self) -> bool:
+        """One more host downloads. True if the batching interval changed."""
+        self._active += 1
+        return self._adopt(max(self._active / self._limits.reports_per_s, self.batch_s))
+
+    def left(self) -> None:
+        """One host fewer downloads."""
+        assert self._active > 0
+        self._active -= 1
+
+    def reported(self, size: int, now: float) -> bool:
+        """One report of `size` stored bytes. True if the batching interval changed."""
+        self._reports += 1
+        self._bytes += size
+        if self._window_at is None:
+            self._window_at = now
+        span_s = now - self._window_at
+        if span_s < WINDOW_S:
+            return False
+        reports_per_s, bps = self._reports / span_s, self._bytes / span_s
+        quiet = span_s > 4 * WINDOW_S  # a pause in the middle measures nothing
+        self._window_at, self._reports, self._bytes = now, 0, 0
+        if quiet:
+            return False
+        if self._active:
+            self.child_bps += SMOOTHING * (bps / self._active - self.child_bps)
+        return self._adopt(self.batch_s * reports_per_s / self._limits.reports_per_s)
+
+    def run_length(self, piece_size: int) -> int:
+        """Pieces of one lease that keep the leases of all swarms within the budget."""
+        pieces_per_s = self._active * self.child_bps / piece_size
+        return max(1, -int(-pieces_per_s // self._limits.leases_per_s))
+
+    def _adopt(self, wanted_s: float) -> bool:
+        limits = self._limits
+        wanted_s = min(max(wanted_s, limits.batch_min_s), limits.batch_max_s)
+        if self.batch_s / STEP < wanted_s < self.batch_s * STEP:
+            return False
+        changed = wanted_s != self.batch_s
+        self.batch_s = wanted_s
+        return changed

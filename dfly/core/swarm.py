@@ -1,0 +1,252 @@
+"""What the scheduler knows: hosts, swarms, peers (a host in a swarm), leases.
+
+State and its bookkeeping, no rule: who gets what from whom is choice.py, what follows from an
+event is scheduler.py. Everything that an event touches is found in constant time: piece sets
+are ints, rarity is kept as bitmaps by the power of two of a piece's copies, carriers of a piece
+are a list that is sampled and cleaned as it is read. A copy counts when it is promised (a lease
+was granted), not only when it is stored, so that two decisions in a row see each other.
+"""
+from __future__ import annotations
+
+import random
+from typing import Dict, Generic, List, Optional, Tuple, TypeVar
+
+from dfly.core.events import SEED
+from dfly.task import full_set, lowest, run_set
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """A set that gives a random member in constant time, the same for one seed."""
+
+    __slots__ = ("_at", "_items")
+
+    def __init__(self) -> None:
+        self._items: List[T] = []
+        self._at: Dict[T, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._at
+
+    def add(self, item: T) -> None:
+        if item not in self._at:
+            self._at[item] = len(self._items)
+            self._items.append(item)
+
+    def discard(self, item: T) -> None:
+        position = self._at.pop(item, None)
+        if position is None:
+            return
+        last = self._items.pop()
+        if last is not item:
+            self._items[position] = last
+            self._at[last] = position
+
+    def pick(self, rng: random.Random) -> T:
+        """Any member; there must be one."""
+        items = self._items
+        return items[int(rng.random() * len(items))]
+
+
+class Host:
+    """A machine with an open link, in whatever number of swarms."""
+
+    __slots__ = ("accused", "avoid_until", "number", "peers", "slots", "strikes", "trusted",
+                 "uploads")
+
+    def __init__(self, number: int, slots: int, trusted: bool) -> None:
+        self.number = number
+        self.slots = slots
+        self.trusted = trusted
+        self.uploads: Dict[int, Lease] = {}    # leases that it serves, over all swarms
+        self.peers: Dict[int, Peer] = {}       # by swarm
+        self.strikes = 0                       # failures as a parent since its last success
+        self.avoid_until = 0.0                 # serves nobody before (too many strikes)
+        self.accused: List[int] = []           # parents that it said sent wrong bytes
+
+    @property
+    def free(self) -> int:
+        """Upload slots that no lease takes."""
+        return self.slots - len(self.uploads)
+
+
+class Lease:
+    """One run on its way from a parent to a child."""
+
+    __slots__ = ("checked", "child", "count", "depth", "expect_s", "first", "granted_at",
+                 "hedged", "left", "load", "number", "parent", "progress_at", "twin")
+
+    def __init__(self, number: int, child: Peer, parent: Peer, first: int, count: int) -> None:
+        self.number = number
+        self.child = child
+        self.parent = parent
+        self.first = first
+        self.count = count
+        self.left = run_set(first, count)  # pieces not stored yet
+        self.depth = 0             # leases in a row that wait for each other above this one
+        self.load = 0              # leases that the parent served when this was granted
+        self.expect_s = 0.0        # predicted time of the whole run
+        self.granted_at = 0.0
+        self.progress_at = 0.0     # of the last piece stored
+        self.hedged = False        # its rest was leased a second time
+        self.twin = False          # is such a second lease
+        self.checked = 0           # times that it was found behind its prediction
+
+
+class Peer:
+    """A host in a swarm: what it holds, what it is getting, what it wants."""
+
+    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased", "leases",
+                 "listed", "patience", "rate_at", "rate_pps", "ready_at", "swarm", "unit_s",
+                 "urgent_at", "wants")
+
+    def __init__(self, swarm: Swarm, host: Host) -> None:
+        self.swarm = swarm
+        self.host = host
+        self.have = 0                       # pieces that it says it holds
+        self.leased = 0                     # pieces that some lease is bringing
+        self.leases: Dict[int, Lease] = {}  # as a child
+        self.wants = False
+        self.ending = False                 # everything it misses is leased: endgame
+        self.urgent_at: Optional[int] = None
+        self.listed = 0                     # pieces in whose list of carriers it stands
+        self.holders_only = 0               # pieces that others wait for it to repair
+        self.avoid: Dict[int, Tuple[float, int]] = {}  # parent -> (until, failures)
+        self.ready_at = 0.0                 # gets no lease before (its own disk failed)
+        self.hungry_at = 0.0                # of the last lease granted to it
+        self.patience = 1.0                 # factor on "too slow", for slow links
+        self.rate_pps = 0.0                 # pieces a second that it stores
+        self.rate_at = 0.0
+        self.unit_s = 0.0                   # seconds that one piece of a lease takes it
+
+    @property
+    def missing(self) -> int:
+        """Pieces known to exist that it doesn't hold."""
+        return self.swarm.full & ~self.have
+
+    @property
+    def need(self) -> int:
+        """Pieces that it doesn't hold and that no lease is bringing."""
+        return self.swarm.full & ~(self.have | self.leased)
+
+
+class Swarm:
+    """One task under way."""
+
+    __slots__ = ("carriers", "copies", "full", "givers", "hungry", "levels", "number", "peers",
+                 "piece_size", "retry_due", "sized")
+
+    def __init__(self, number: int, piece_count: Optional[int], piece_size: int) -> None:
+        self.number = number
+        self.piece_size = piece_size
+        self.sized = piece_count is not None
+        self.full = 0                         # pieces known to exist
+        self.peers: Dict[int, Peer] = {}      # by host
+        self.carriers: List[List[Peer]] = []  # by piece: hold it or are getting it, or did
+        self.copies: List[int] = []           # by piece: peers that hold it or are getting it
+        self.levels: List[int] = [0]          # pieces by copies: 0, 1, 2-3, 4-7, ...
+        self.givers: Pool[Peer] = Pool()      # peers with a free upload slot (not the seed)
+        self.hungry: Pool[Peer] = Pool()      # children that wait for a piece or a parent
+        self.retry_due = False                # an alarm is set for the hungry
+        if piece_count is not None:
+            self.extend(piece_count)
+
+    @property
+    def seed(self) -> Optional[Peer]:
+        return self.peers.get(SEED)
+
+    def extend(self, piece_count: int) -> None:
+        """Pieces up to this count are known to exist."""
+        known = len(self.copies)
+        if piece_count <= known:
+            return
+        self.copies.extend([0] * (piece_count - known))
+        self.carriers.extend([] for _ in range(piece_count - known))
+        self.levels[0] |= run_set(known, piece_count - known)
+        self.full = full_set(piece_count)
+
+    # ------------------------------------------------------------------ copies and carriers
+    def claim(self, peer: Peer, pieces: int) -> None:
+        """The peer will hold these pieces: they count as copies, and it as their carrier."""
+        if peer.host.number == SEED:
+            return  # the seed isn't a copy: rarity is about peers
+        new = pieces & ~(peer.have | peer.leased)
+        unlisted = pieces & ~peer.listed
+        peer.listed |= unlisted
+        copies, levels, carriers = self.copies, self.levels, self.carriers
+        rest, piece = new | unlisted, 0
+        while rest:
+            gap = lowest(rest)
+            piece += gap
+            rest >>= gap + 1
+            bit = 1 << piece
+            if new & bit:
+                count = copies[piece] = copies[piece] + 1
+                if count & (count - 1) == 0:
+                    level = count.bit_length()
+                    if level == len(levels):
+                        levels.append(0)
+                    levels[level - 1] ^= bit
+                    levels[level] ^= bit
+            if unlisted & bit:
+                carriers[piece].append(peer)
+            piece += 1
+
+    def disclaim(self, pieces: int) -> None:
+        """These copies of one peer are gone."""
+        copies, levels = self.copies, self.levels
+        piece = 0
+        while pieces:
+            gap = lowest(pieces)
+            piece += gap
+            pieces >>= gap + 1
+            count = copies[piece]
+            assert count > 0, piece
+            copies[piece] = count - 1
+            if count & (count - 1) == 0:
+                bit, level = 1 << piece, count.bit_length()
+                levels[level] ^= bit
+                levels[level - 1] ^= bit
+            piece += 1
+
+    # ----------------------------------------------------------------------------- leases
+    def attach(self, lease: Lease) -> None:
+        """A lease begins: its load is charged and its pieces count as copies at once."""
+        child, parent = lease.child, lease.parent
+        self.claim(child, lease.left)
+        child.leased |= lease.left
+        child.leases[lease.number] = lease
+        host = parent.host
+        assert host.free > 0 and parent is not child
+        host.uploads[lease.number] = lease
+        if host.free == 0:
+            for peer in host.peers.values():
+                peer.swarm.givers.discard(peer)
+
+    def detach(self, lease: Lease) -> int:
+        """A lease is over: its slot is free again. Returns its pieces that nobody brings now."""
+        child, host = lease.child, lease.parent.host
+        del child.leases[lease.number]
+        del host.uploads[lease.number]
+        if host.free == 1:
+            for peer in host.peers.values():
+                self.offer(peer)
+        if not lease.left:
+            return 0
+        lost = lease.left
+        for other in child.leases.values():
+            lost &= ~other.left
+        child.leased &= ~lost
+        self.disclaim(lost)
+        return lost
+
+    @staticmethod
+    def offer(peer: Peer) -> None:
+        """Note the peer as one that can give, if it can."""
+        host = peer.host
+        if host.free > 0 and host.trusted and host.number != SEED:
+            peer.swarm.givers.add(peer)

@@ -1,0 +1,223 @@
+"""Plays one swarm: the manager around the real scheduler, hosts that do as they are told.
+
+A host fetches what is leased to it, gathers what it stored for the manager's batching interval
+and reports it; orders and reports take the latency of the network. The manager gets the pieces
+from the source in order, at the source's rate. Hosts may go, lie, stall or join late: the faults
+come from scenario.py as data.
+"""
+from __future__ import annotations
+
+import hashlib
+from typing import Dict, List, Optional, Tuple
+
+from dfly.core.events import (
+    SEED,
+    Event,
+    Grant,
+    HostJoined,
+    HostLost,
+    LeaseEnded,
+    Pace,
+    PeerJoined,
+    PiecesStored,
+    ReaderAt,
+    SwarmOpened,
+    SwarmSized,
+    TimePassed,
+    Withdraw,
+)
+from dfly.core.scheduler import Scheduler
+from dfly.sim.checkers import Checkers
+from dfly.sim.network import Endpoint, Flow, Network
+from dfly.sim.world import World
+from dfly.task import Geometry, full_set, lowest
+from dfly.wire.messages import Failure
+
+SWARM = 1
+
+
+class SimHost(Endpoint):
+    """A virtual host."""
+
+    __slots__ = ("done_at", "flows", "joined_at", "labels", "liar", "pending", "reader", "slots",
+                 "withdrawn")
+
+    def __init__(self, number: int, up_bps: float, down_bps: float, slots: int,
+                 labels: Tuple[str, ...]) -> None:
+        super().__init__(number, up_bps, down_bps)
+        self.slots = slots
+        self.labels = labels
+        self.flows: Dict[int, Flow] = {}       # by lease, as a child
+        self.pending: List[int] = []           # stored and not reported
+        self.joined_at: Optional[float] = None
+        self.done_at: Optional[float] = None
+        self.liar = False                      # sends wrong bytes
+        self.reader = False                    # somebody reads the bytes in order
+
+
+class SimSwarm:
+    """One run: hosts, network, manager, source."""
+
+    def __init__(self, world: World, scheduler: Scheduler, geometry: Geometry, latency_s: float,
+                 parts: int) -> None:
+        assert geometry.piece_count is not None
+        self.world = world
+        self.scheduler = scheduler
+        self.geometry = geometry
+        self.full = full_set(geometry.piece_count)
+        self.hosts: Dict[int, SimHost] = {}
+        self.slots: Dict[int, int] = {}
+        self.checkers = Checkers(self.slots, self.full)
+        self.leases = 0
+        self.reports = 0
+        self.waiting_hosts = 0           # joined, alive, not complete
+        self.source_pieces = 0
+        self.source_bps = 0.0
+        self.sized = True                # False: the length shows at the end only
+        self.trace = hashlib.sha256()
+        self._latency_s = latency_s
+        self._wake_at: Optional[float] = None
+        self._network = Network(world, latency_s, geometry.size_of, parts, self._piece_arrived)
+
+    # -------------------------------------------------------------------------- manager
+    def tell(self, event: Event) -> None:
+        """The manager learns this now and gives its orders."""
+        self.checkers.told(event)
+        now = self.world.now
+        for effect in self.scheduler.step(event, now):
+            if isinstance(effect, Grant):
+                self.leases += 1
+                self.trace.update(repr((now, effect.lease, effect.child, effect.parent,
+                                        effect.first, effect.count)).encode())
+                self.checkers.granted(effect)
+                self.world.at(now + 2 * self._latency_s, self._begin_lease, effect)
+            elif isinstance(effect, Withdraw):
+                self.checkers.withdrawn(effect.lease)
+                self.world.at(now + 2 * self._latency_s, self._stop_lease, effect)
+            elif not isinstance(effect, Pace):  # hosts ask the scheduler for its pace directly
+                self.trace.update(repr((now, effect)).encode())
+        deadline = self.scheduler.deadline()
+        if deadline is not None and (self._wake_at is None or deadline < self._wake_at):
+            self._wake_at = max(deadline, now)
+            self.world.at(self._wake_at, self._wake, self._wake_at)
+
+    def _wake(self, at: float) -> None:
+        if self._wake_at == at:
+            self._wake_at = None
+            self.tell(TimePassed())
+
+    def open(self, manager: SimHost, source_bps: float, sized: bool) -> None:
+        """The task is registered: the manager begins to fetch it."""
+        self.source_bps, self.sized = source_bps, sized
+        self.hosts[SEED] = manager
+        self.slots[SEED] = manager.slots
+        self.tell(HostJoined(SEED, manager.labels, manager.slots))
+        self.checkers.joined(SEED, 0)
+        self.tell(SwarmOpened(SWARM, self.geometry.piece_count if sized else None,
+                              self.geometry.piece_size))
+        self._fetch(0)
+
+    def _fetch(self, piece: int) -> None:
+        """The source sends its next piece."""
+        if piece < (self.geometry.piece_count or 0):
+            took_s = self.geometry.size_of(piece) / self.source_bps
+            self.world.at(self.world.now + took_s, self._fetched, piece)
+        elif not self.sized:
+            self.tell(SwarmSized(SWARM, piece))
+
+    def _fetched(self, piece: int) -> None:
+        self.source_pieces += 1
+        self._network.stored(self.hosts[SEED], piece)
+        self.tell(PiecesStored(SWARM, SEED, (piece,)))
+        self._fetch(piece + 1)
+
+    # ---------------------------------------------------------------------------- hosts
+    def join(self, host: SimHost) -> None:
+        """The host links up and wants the task."""
+        assert host.alive
+        self.hosts[host.number] = host
+        self.slots[host.number] = host.slots
+        host.joined_at = self.world.now
+        if host.have == self.full:
+            host.done_at = self.world.now
+        else:
+            self.waiting_hosts += 1
+        self.tell(HostJoined(host.number, host.labels, host.slots))
+        self.checkers.joined(host.number, host.have)
+        self.tell(PeerJoined(SWARM, host.number, host.have, True, 0 if host.reader else None))
+
+    def lose(self, host: SimHost) -> None:
+        """The host dies; its link's end tells the manager."""
+        if not host.alive or host.joined_at is None:
+            return
+        host.alive = False
+        if host.done_at is None:
+            self.waiting_hosts -= 1
+        for flow in host.flows.values():
+            self._network.close(flow)
+        self.world.at(self.world.now + self._latency_s, self.tell, HostLost(host.number))
+
+    def stall(self, host: SimHost) -> None:
+        """The host sends nothing any more and doesn't say so."""
+        host.stalled = True
+
+    def _begin_lease(self, grant: Grant) -> None:
+        """The child's request has reached the parent."""
+        child, parent = self.hosts[grant.child], self.hosts[grant.parent]
+        if not child.alive:
+            return
+        if not parent.alive:
+            self._give_up(child, grant.lease, Failure.REFUSED, grant.first)
+            return
+        flow = Flow(grant.lease, parent, child, grant.first, grant.first + grant.count)
+        child.flows[grant.lease] = flow
+        self._network.start(flow)
+
+    def _stop_lease(self, order: Withdraw) -> None:
+        flow = self.hosts[order.child].flows.pop(order.lease, None)
+        if flow is not None:
+            self._network.close(flow)
+
+    def _give_up(self, child: SimHost, lease: int, failure: Failure, piece: int) -> None:
+        self._report(child)
+        self.world.at(self.world.now + self._latency_s, self.tell,
+                      LeaseEnded(lease, failure, piece, child.number))
+
+    def _piece_arrived(self, flow: Flow, piece: int) -> None:
+        child = self.hosts[flow.receiver.number]
+        if not child.alive:
+            return
+        if self.hosts[flow.sender.number].liar:
+            self._network.close(flow)
+            child.flows.pop(flow.lease, None)
+            self._give_up(child, flow.lease, Failure.BAD_DIGEST, piece)
+            return
+        if piece + 1 == flow.stop:
+            child.flows.pop(flow.lease, None)
+        if child.have >> piece & 1:
+            return
+        self._network.stored(child, piece)
+        if not child.pending:
+            self.world.at(self.world.now + self.scheduler.batch_s, self._report, child)
+        child.pending.append(piece)
+        if child.have == self.full:
+            child.done_at = self.world.now
+            self.waiting_hosts -= 1
+            self.trace.update(repr((self.world.now, child.number)).encode())
+
+    def _report(self, child: SimHost) -> None:
+        """Tell the manager what was stored since the last report."""
+        if not child.pending or not child.alive:
+            return
+        self.reports += 1
+        report = PiecesStored(SWARM, child.number, tuple(child.pending))
+        child.pending.clear()
+        self.world.at(self.world.now + self._latency_s, self.tell, report)
+        if child.reader and child.have != self.full:
+            self.world.at(self.world.now + self._latency_s, self.tell,
+                          ReaderAt(SWARM, child.number, lowest(self.full & ~child.have)))
+
+    def incomplete(self) -> List[int]:
+        """Hosts that are alive, wanted the task and haven't got all of it."""
+        return [host.number for host in self.hosts.values()
+                if host.alive and host.joined_at is not None and host.done_at is None]
