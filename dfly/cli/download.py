@@ -15,7 +15,6 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from dfly.cli.local import Answer, ask
 from dfly.cli.target import Target, write_error
 from dfly.errors import DflyError, ProtocolError, error_from_wire
-from dfly.store.deliver import deliver
 from dfly.task import is_task_id
 
 Event = Dict[str, Any]
@@ -77,20 +76,27 @@ class Download:
 
     # ------------------------------------------------------------------------ to a file
     def _deliver(self, done: Event, target: Target) -> str:
-        with target.temporary() as temporary:
-            path = done.get("path")
-            if not isinstance(path, str) or not _deliver_from(path, temporary):
-                self._copy_through_socket(done, temporary)
-            return target.settle(temporary)
-
-    def _copy_through_socket(self, done: Event, temporary: str) -> None:
-        with self._content(_task_id(done)) as answer:
+        path = done.get("path")
+        if isinstance(path, str) and path:
             try:
-                with open(temporary, "xb") as file:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                fd = -1  # another user's daemon, or the file is gone: the socket still has it
+            if fd >= 0:
+                with open(fd, "rb"):
+                    return target.put(path, fd)
+        return self._copy_through_socket(done, target)
+
+    def _copy_through_socket(self, done: Event, target: Target) -> str:
+        with target.temporary() as temporary, self._content(_task_id(done)) as answer:
+            try:
+                with open(temporary, "x+b") as file:
                     size = sum(file.write(part) for part in answer.parts())
+                    file.flush()
+                    _check_size(size, done)
+                    return target.put(temporary, file.fileno())
             except OSError as error:
                 raise write_error(temporary, error) from None
-        _check_size(size, done)
 
     # ------------------------------------------------------------------------ to standard output
     def _stream(self, answer: Answer, on_event: Callable[[Event], None]) -> Event:
@@ -154,19 +160,6 @@ class _Copier(threading.Thread):
 def _write_all(fd: int, data: memoryview) -> None:
     while len(data):
         data = data[os.write(fd, data):]
-
-
-def _deliver_from(path: str, temporary: str) -> bool:
-    """False if this user can't read the daemon's file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False  # another user's daemon, or the file is gone: the socket still has it
-    try:
-        deliver(path, fd, os.fstat(fd).st_size, temporary)
-    finally:
-        os.close(fd)
-    return True
 
 
 def _task_id(event: Event) -> str:

@@ -6,12 +6,14 @@ either absent or whole.
 """
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import Iterator, Optional
 from urllib.parse import unquote, urlsplit
 
-from dfly.errors import FileError, NoSpace
+from dfly.errors import DflyError, FileError, NoSpace
+from dfly.store.deliver import deliver
 
 NAME_BYTES_MAX = 240  # of the 255 that file systems take: leaves room for '.1234' and the like
 INDEX = "index.html"  # wget's name for a URL that ends in a slash
@@ -60,9 +62,12 @@ class Target:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
             raise FileError(f"folder {self.folder}: {error.strerror}") from None
-        if self.explicit and os.path.isdir(self.path):
+        final = os.path.realpath(self.path) if self.explicit else self.path
+        if self.explicit and os.path.isdir(final):
             raise FileError(f"{self.path} is a folder", "name a file by -O, or a folder by -P")
-        if not os.access(self.folder, os.W_OK | os.X_OK):
+        if self.explicit and os.path.exists(final) and not os.path.isfile(final):
+            return  # /dev/null, a pipe: written to, not replaced
+        if not os.access(os.path.dirname(final) or ".", os.W_OK | os.X_OK):
             raise FileError(f"folder {self.folder} isn't writable", "choose another one by -P")
 
     @contextmanager
@@ -77,15 +82,18 @@ class Target:
             except FileNotFoundError:
                 pass  # it got its final name
 
-    def settle(self, temporary: str) -> str:
-        """Give the finished file its final name; that name."""
-        try:
-            if self.explicit:
-                os.replace(temporary, self.path)
-                return self.path
-            return self._settle_unique(temporary)
-        except OSError as error:
-            raise FileError(f"{self.path}: {error.strerror}") from None
+    def put(self, source_path: Optional[str], source_fd: int) -> str:
+        """Make the file of what `source_fd` holds (linked or copied); its final name."""
+        size = os.fstat(source_fd).st_size
+        if self.explicit:
+            deliver(source_path, source_fd, size, self.path)
+            return self.path
+        with self.temporary() as temporary:
+            deliver(source_path, source_fd, size, temporary)
+            try:
+                return self._settle_unique(temporary)
+            except OSError as error:
+                raise write_error(self.path, error) from None
 
     def _settle_unique(self, temporary: str) -> str:
         """link() fails where a name is taken, so two downloads never overwrite each other."""
@@ -104,9 +112,9 @@ class Target:
         raise FileError(f"{self.path}.1 to .{NUMBERS_MAX - 1} exist all", "clean up, or use -O")
 
 
-def write_error(path: str, error: OSError) -> Exception:
+def write_error(path: str, error: OSError) -> DflyError:
     """The error to raise when writing to `path` failed."""
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{path}: {error.strerror}", "make room, then repeat: what came is kept")
     return FileError(f"{path}: {error.strerror}")
 
