@@ -85,8 +85,8 @@ class TaskFile(Protocol):
         """True if `writer` may write the piece in place, as it comes. One writer at a time: while
         it lives (weakly referenced) others get False, collect the piece and `put` it."""
 
-    def write(self, offset: int, data: Buffer) -> None:
-        """Write bytes in place. Parts that fall into held pieces are left out."""
+    def write(self, offset: int, data: Buffer) -> bool:
+        """Write bytes in place. Parts that fall into held pieces are left out: then False."""
 
     def put(self, piece_index: int, data: Buffer, digest: bytes) -> None:
         """Write a whole piece and mark it, in one step that no other writer can come between."""

@@ -67,6 +67,9 @@ def _replace(source_path: Optional[str], source_fd: int, size: int, target: str)
         else:
             _copy(source_fd, fd, size)
             how = "copy"
+        if how != "link":
+            times = os.fstat(source_fd)
+            os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a link shows it
         os.replace(name, target)
     finally:
         os.close(fd)

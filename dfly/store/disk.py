@@ -27,7 +27,7 @@ from dfly.store.eviction import Room, Tenant, choose_victims
 from dfly.store.flusher import Flusher
 from dfly.store.folder import host_id, make_file, own_folder, remove_folder, this_boot
 from dfly.store.index import Index, IndexDamaged, remove_database
-from dfly.store.piecefile import PieceFile, check_task_id, growth_to, resumes
+from dfly.store.piecefile import PieceFile, check_task_id, grow_in_steps, resumes
 from dfly.task import Geometry, is_task_id, members
 
 COMMIT_PIECES = 64  # marks in one transaction, at most
@@ -125,7 +125,9 @@ class DiskStore:
             self._index.close()
         finally:
             self._recent.clear()
-            os.close(self._lock_fd)
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+            self._lock_fd = -1
 
     # ------------------------------------------------------------------ Ledger
     def marked(self, key: int, piece_index: int, digest: bytes) -> None:
@@ -158,9 +160,7 @@ class DiskStore:
         self._flusher.soon()
 
     def grown(self, key: int, size: int) -> int:
-        step = growth_to(size)
-        self._reserve(key, step)
-        return step
+        return grow_in_steps(lambda room: self._reserve(key, room), size)
 
     def spoiled(self, key: int) -> None:
         task_id = self._index.task_id_of(key)

@@ -15,7 +15,7 @@ from dfly.clock import Clock
 from dfly.errors import FileError
 from dfly.store import TaskRecord
 from dfly.store.eviction import Room, Tenant, choose_victims
-from dfly.store.piecefile import PieceFile, check_task_id, growth_to, resumes
+from dfly.store.piecefile import PieceFile, check_task_id, grow_in_steps, resumes
 from dfly.task import Geometry
 from dfly.units import SIZE_MAX
 
@@ -137,9 +137,7 @@ class MemoryStore:
         self._reserve(key, length)
 
     def grown(self, key: int, size: int) -> int:
-        step = growth_to(size)
-        self._reserve(key, step)
-        return step
+        return grow_in_steps(lambda room: self._reserve(key, room), size)
 
     def spoiled(self, key: int) -> None:
         self._drop(self._keys.get(key, ""), "was changed by someone else")

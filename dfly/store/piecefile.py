@@ -108,9 +108,16 @@ def held_bytes(geometry: Geometry, have: int) -> int:
     return total
 
 
-def growth_to(size: int) -> int:
-    """Room to ask for when a content of unknown length has come to `size` bytes."""
-    return -(-size // GROWTH_SIZE) * GROWTH_SIZE
+def grow_in_steps(reserve: Callable[[int], None], size: int) -> int:
+    """Room reserved for a content of unknown length that has come to `size` bytes: a step ahead,
+    so that the store isn't asked at each write; just enough where a step doesn't fit."""
+    step = -(-size // GROWTH_SIZE) * GROWTH_SIZE
+    try:
+        reserve(step)
+    except NoSpace:
+        reserve(size)
+        return size
+    return step
 
 
 class PieceFile:
@@ -191,7 +198,7 @@ class PieceFile:
                 self._claims[piece_index] = weakref.ref(writer)
             return owner is None or owner is writer
 
-    def write(self, offset: int, data: Buffer) -> None:
+    def write(self, offset: int, data: Buffer) -> bool:
         view = memoryview(data)
         stop = offset + len(view)
         assert offset >= 0 and (self.geometry.length is None or stop <= self.geometry.length)
@@ -202,11 +209,12 @@ class PieceFile:
             held = self._pieces.have & run_set(touched.start, len(touched))
             if not held:
                 self._pwrite(view, offset)
-                return
+                return True
             for first, count in runs_of(run_set(touched.start, len(touched)) & ~held):
                 begin = max(offset, self.geometry.start(first))
                 end = min(stop, self.geometry.stop(first + count - 1))
                 self._pwrite(view[begin - offset:end - offset], begin)
+        return False
 
     def put(self, piece_index: int, data: Buffer, digest: bytes) -> None:
         with self._writing:
@@ -376,6 +384,8 @@ class PieceFile:
     def forget(self, why: str) -> None:
         """The store dropped this file. What is complete stays readable for those who have it
         open; what isn't never will be, and who waits for it is told."""
+        if self.failed is not None:
+            return  # told already
         if self.complete:
             self._tell(GONE)
         else:

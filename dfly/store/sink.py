@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Callable, Optional
 
-from dfly.errors import DigestMismatch, ProtocolError
+from dfly.errors import DigestMismatch, FileError, ProtocolError
 from dfly.store import TaskFile
 from dfly.task import PIECES_MAX
 
@@ -40,7 +40,8 @@ class PieceSink:
         self._offset = task_file.geometry.start(first)
         self._stop = self._offset
         self._hash: Optional[Hash] = None  # None between two pieces
-        self._collected: Optional[bytearray] = None
+        self._in_place = False  # every byte of the piece went to its place so far
+        self._collected: Optional[bytearray] = None  # or is here; or else the piece was held
 
     def feed(self, view: memoryview) -> None:
         """The next bytes of the body, cut anyhow."""
@@ -70,8 +71,8 @@ class PieceSink:
         if self.piece_index >= PIECES_MAX:
             raise ProtocolError(f"the content is longer than {PIECES_MAX} pieces")
         self._stop = geometry.stop(self.piece_index)
-        in_place = (self._is_held() or self._file.claim(self.piece_index, self))
-        self._collected = None if in_place else bytearray()
+        self._in_place = self._file.claim(self.piece_index, self)
+        self._collected = None if self._in_place or self._is_held() else bytearray()
         self._hash = hashlib.sha256()
 
     def _is_held(self) -> bool:
@@ -80,9 +81,9 @@ class PieceSink:
     def _take(self, part: memoryview) -> None:
         assert self._hash is not None
         self._hash.update(part)
-        if self._collected is None:
-            self._file.write(self._offset, part)  # leaves out what is held
-        else:
+        if self._in_place:
+            self._in_place = self._file.write(self._offset, part)
+        elif self._collected is not None:
             self._collected += part
         self._offset += len(part)
 
@@ -96,10 +97,13 @@ class PieceSink:
         if told is not None and told != digest:
             raise PieceMismatch(f"piece {piece_index} of task {self._file.task_id} has wrong "
                                 "bytes", "they were thrown away", piece_index)
-        if self._collected is None:
+        if self._in_place:
             self._file.mark(piece_index, digest)
-        else:
+        elif self._collected is not None:
             self._file.put(piece_index, self._collected, digest)
             self._collected = None
+        elif not self._is_held():  # it was, and proved damaged on the disk meanwhile
+            raise FileError(f"piece {piece_index} of task {self._file.task_id} was lost while it "
+                            "came a second time", "fetch it again")
         self.piece_index += 1
         self._on_piece(piece_index)
