@@ -106,6 +106,13 @@ class SourceEnded:
 
 
 @dataclass(frozen=True)
+class Doomed:
+    """This download can't go on whoever helps: the disk is full, the task itself has failed."""
+
+    error: DflyError
+
+
+@dataclass(frozen=True)
 class ReaderAt:
     """A streaming reader waits for this piece."""
 
@@ -118,7 +125,8 @@ class TimePassed:
 
 
 Event = Union[Opened, Sized, Led, ManagerLost, NoManagerAnswers, LeaseGranted, LeaseWithdrawn,
-              PieceStored, RunEnded, ParentHolds, ParentSilent, SourceEnded, ReaderAt, TimePassed]
+              PieceStored, RunEnded, ParentHolds, ParentSilent, SourceEnded, Doomed, ReaderAt,
+              TimePassed]
 
 
 # ------------------------------------------------------------------------------- effects
@@ -227,7 +235,7 @@ class Download:
         self.have = 0
         self.lost_p2p = False      # a manager led once, and this host had to go on without one
         self._limits = limits
-        self._may_use_source = may_use_source
+        self.may_use_source = may_use_source
         self._rng = rng
         self._count: Optional[int] = None
         self._opened = False
@@ -245,7 +253,8 @@ class Download:
             LeaseGranted: self._on_lease, LeaseWithdrawn: self._on_withdrawn,
             PieceStored: self._on_stored, RunEnded: self._on_run_ended,
             ParentHolds: self._on_parent_holds, ParentSilent: self._on_parent_silent,
-            SourceEnded: self._on_source_ended, ReaderAt: self._on_reader,
+            SourceEnded: self._on_source_ended, Doomed: self._on_doomed,
+            ReaderAt: self._on_reader,
             TimePassed: self._on_time,
         }
 
@@ -286,10 +295,15 @@ class Download:
         self._run_of_lease.clear()
         return [*effects, Complete()]
 
+    def _on_doomed(self, event: Doomed, now: float) -> List[Effect]:
+        return self._fail(event.error)
+
     def _fail(self, error: DflyError) -> List[Effect]:
         self.state = State.FAILED
         self._due = None
         effects: List[Effect] = [StopRun(run) for run in self._runs]
+        if self._source_on:
+            effects.append(StopSource())
         self._runs.clear()
         self._run_of_lease.clear()
         return [*effects, GiveUp(error)]
@@ -467,7 +481,7 @@ class Download:
 
     # --------------------------------------------------------------------------- source
     def _to_source(self) -> List[Effect]:
-        if not self._may_use_source:
+        if not self.may_use_source:
             return self._fail(NoManager(
                 "no manager or peer can give the rest of the file",
                 "start a manager, or allow the source (without --no-source)"))

@@ -259,6 +259,23 @@ class Truncated(ProtocolError):
     hint = "the source tells a wrong length: tell its administrator"
 
 
+def held_state(held: Optional[TaskFile]) -> Tuple[Optional[Version], int, Optional[int]]:
+    """(version held, first missing bytes) for asking the source what it has now."""
+    if held is None or held.failed is not None:
+        return None, 0, None
+    try:
+        known = Version.parse(held.version)
+    except DflyError as error:
+        log.warning("task %s was stored by another release: %s", held.task_id[:12], error)
+        return None, 0, None
+    count = held.geometry.piece_count
+    if count is None or held.complete:
+        return known, 0, None
+    first = lowest(full_set(count) & ~held.have)
+    gap = lowest(held.have >> first) if held.have >> first else count - first
+    return known, held.geometry.start(first), held.geometry.stop(first + gap - 1)
+
+
 # ------------------------------------------------------------------------------- transfer
 class _RangesLost(Exception):
     """The source has given up ranges in the middle; `_Transfer.whole` is what it gave instead."""

@@ -80,11 +80,12 @@ class ManagerLink:
     """The link to the manager at `address`."""
 
     def __init__(self, address: Address, hello: Callable[[], Hello], clock: Clock,
-                 rng: random.Random) -> None:
+                 rng: random.Random, on_open: Callable[[], None]) -> None:
         self.address = address
         self.parents: Dict[int, Address] = {0: address}
         self.refused: Optional[DflyError] = None   # why the last attempt failed
         self._hello = hello
+        self._on_open = on_open
         self._clock = clock
         self._rng = rng
         self._link: Optional[Link] = None
@@ -98,6 +99,7 @@ class ManagerLink:
         self._report: Optional[asyncio.TimerHandle] = None
         self._tasks = Tasks(log)
         self._nudge = asyncio.Event()
+        self._busy_s = 0.0
 
     # ------------------------------------------------------------------------- the link
     @property
@@ -217,6 +219,7 @@ class ManagerLink:
                 self.refused = None
                 self._opened.set()
                 self._tried.clear()
+                self._on_open()
                 log.info("linked to manager %s (%s)", message.manager, self.name)
         elif isinstance(message, Busy):
             self._busy_s = message.retry_after_s
@@ -249,9 +252,11 @@ class ManagerLink:
             future.set_result(message)
 
     # --------------------------------------------------------------------------- saying
-    async def join(self, join: Callable[[int], Union[Join, Offer]], timeout_s: float) -> Accepted:
+    async def join(self, join: Callable[[int], Union[Join, Offer]],
+                   timeout_s: Optional[float]) -> Accepted:
         """Send the Join (or Offer) that `join` makes for a request number; the answer, or its
-        error. Leases may follow at once: they are kept until `attach`."""
+        error. Leases may follow at once: they are kept until `attach`. `timeout_s` None: as
+        long as the link lives (an Offer may never be taken up)."""
         link = self._link
         if link is None or not link.is_open:
             raise NetworkError(f"no link to manager {self.name}")
@@ -315,21 +320,34 @@ class ManagerLink:
 class Managers:
     """All managers that this peer knows, one link each."""
 
-    def __init__(self, make: Callable[[Address], ManagerLink]) -> None:
-        self._make = make
+    def __init__(self, hello: Callable[[], Hello], clock: Clock, rng: random.Random) -> None:
+        self._hello = hello
+        self._clock = clock
+        self._rng = rng
         self._links: Dict[Address, ManagerLink] = {}
         self._order: List[Address] = []
-        self._changed = asyncio.Event()
+        self._openings: "List[asyncio.Future[None]]" = []
 
     def update(self, addresses: List[Address]) -> None:
         """The managers are these now, the nearest first. Links to others stay while in use."""
         for address in addresses:
             if address not in self._links:
-                self._links[address] = self._make(address)
-                self._links[address].start()
-        if addresses != self._order:
-            self._order = list(addresses)
-            self._changed.set()
+                link = ManagerLink(address, self._hello, self._clock, self._rng, self._opened)
+                self._links[address] = link
+                link.start()
+        self._order = list(addresses)
+
+    def _opened(self) -> None:
+        openings, self._openings = self._openings, []
+        for future in openings:
+            if not future.done():
+                future.set_result(None)
+
+    async def next_opening(self) -> None:
+        """Returns when a link (any) opens from now on."""
+        future: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        self._openings.append(future)
+        await future
 
     @property
     def any_known(self) -> bool:

@@ -5,7 +5,8 @@ chooses freely (no URL, no address, no digest), so a page's size is bounded.
 """
 from __future__ import annotations
 
-from typing import Dict, Mapping, Tuple
+import threading
+from typing import Dict, Tuple
 
 Labels = Tuple[Tuple[str, str], ...]
 
@@ -31,22 +32,25 @@ FAMILIES: Dict[str, Tuple[str, str]] = {
 
 
 class Metrics:
-    """The numbers of one process."""
+    """The numbers of one process; movers count from their own threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._values: Dict[str, Dict[Labels, float]] = {}
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count up."""
         assert FAMILIES[name][0] == COUNTER and amount >= 0, (name, amount)
-        series = self._values.setdefault(name, {})
         key = tuple(sorted(labels.items()))
-        series[key] = series.get(key, 0) + amount
+        with self._lock:
+            series = self._values.setdefault(name, {})
+            series[key] = series.get(key, 0) + amount
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
         assert FAMILIES[name][0] == GAUGE, name
-        self._values.setdefault(name, {})[tuple(sorted(labels.items()))] = value
+        with self._lock:
+            self._values.setdefault(name, {})[tuple(sorted(labels.items()))] = value
 
     def value(self, name: str, **labels: str) -> float:
         return self._values.get(name, {}).get(tuple(sorted(labels.items())), 0)
@@ -57,7 +61,8 @@ class Metrics:
         for name, (kind, about) in FAMILIES.items():
             lines.append(f"# HELP {name} {about}")
             lines.append(f"# TYPE {name} {kind}")
-            series: Mapping[Labels, float] = self._values.get(name) or {(): 0}
+            with self._lock:
+                series = dict(self._values.get(name) or {(): 0})
             for labels, value in sorted(series.items()):
                 inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels)
                 lines.append(f"{name}{{{inner}}} {value:.15g}" if inner

@@ -32,7 +32,7 @@ def set_up_log(level: int = logging.INFO) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def run(role: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     """Run a role until SIGTERM or SIGINT, or until it sets `stop` itself; exit code 0."""
     async def whole() -> None:
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from random import Random
 from typing import List, Optional
 
 from dfly.core import download as d
-from dfly.errors import NetworkError, NoManager
+from dfly.errors import NetworkError, NoManager, NoSpace
 from dfly.wire.messages import Failure
 
 
@@ -173,3 +173,13 @@ def test_a_parent_that_never_answers_is_not_waited_for() -> None:
     play.wait()
     assert play.hear(d.ParentHolds(1, 0xFF)) == []
     assert any(isinstance(effect, d.FetchRun) and effect.parent == 1 for effect in play.wait())
+
+
+def test_a_doomed_download_stops_everything_and_says_why() -> None:
+    play = Play(4).led()
+    play.hear(d.LeaseGranted(70, 5, 0, 2, 9.0))
+    error = NoSpace("the disk is full")
+    assert play.hear(d.Doomed(error)) == [d.StopRun(1), d.GiveUp(error)]
+    play = Play(4)
+    play.hear(d.NoManagerAnswers())
+    assert play.hear(d.Doomed(error)) == [d.StopSource(), d.GiveUp(error)]

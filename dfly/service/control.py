@@ -1,0 +1,296 @@
+"""The daemon's local socket: what `dfly get`, `dfly status` and `dfly cache` ask of it.
+
+HTTP over a unix socket that only this user (or root) can open. Requests are JSON, a download's
+news are lines of JSON; dfly(7) lists them. A caller that closes its connection cancels its own
+download and nobody else's. No rule of downloading here.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, AsyncIterator, Dict, List, Optional, Tuple
+
+from dfly import __version__
+from dfly.digest import Digest
+from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
+from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
+from dfly.service.download import TaskDownload, Wish
+from dfly.source import SourceChanged
+from dfly.task import TaskSpec, canonical_url, is_task_id, members, run_set
+from dfly.wire.http11 import RangeError, format_content_range, parse_range
+
+if TYPE_CHECKING:
+    from dfly.service.peer import Peer
+
+log = logging.getLogger("dfly.control")
+
+WISH_MAX = 256 * 1024       # bytes of a POST /v1/get
+PROGRESS_S = 0.2            # between two lines of progress
+RESTARTS_MAX = 3            # a source that changes more often than this can't be fetched
+NDJSON = "application/x-ndjson"
+
+
+class Control:
+    """Answers the local socket of one Peer."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    async def answer(self, request: Request) -> Response:
+        self._peer.touch()
+        try:
+            return await self._route(request)
+        except UsageError as error:
+            return error_response(error, 400)
+        except DflyError as error:
+            return error_response(error, 500)
+
+    async def _route(self, request: Request) -> Response:
+        method, parts = request.method, request.path.strip("/").split("/")
+        if parts == ["v1", "get"] and method == "POST":
+            wish = wish_of(_json(await request.read_body(WISH_MAX)))
+            return Response(200, [("Content-Type", NDJSON)], self._news(wish))
+        if parts == ["v1", "status"] and method == "GET":
+            return json_response(self._status())
+        if parts == ["v1", "stop"] and method == "POST":
+            self._peer.stop_asked.set()
+            return json_response({"stopping": True})
+        if parts == ["v1", "cache"] and method == "GET":
+            records = await asyncio.to_thread(self._peer.store.records)
+            return json_response({"tasks": [asdict(record) for record in records]})
+        if len(parts) >= 3 and is_task_id(parts[2]):
+            return await self._route_task(request, parts)
+        if parts == ["metrics"]:
+            return self._peer.metrics_page()
+        return error_response(UsageError(f"no such request: {method} {request.path}"), 404)
+
+    async def _route_task(self, request: Request, parts: List[str]) -> Response:
+        method, task_id = request.method, parts[2]
+        if parts[1] == "cache" and len(parts) == 3 and method == "DELETE":
+            return await self._remove(task_id)
+        if parts[1] == "cache" and parts[3:] == ["verify"] and method == "POST":
+            return await self._verify(task_id)
+        if parts[1] == "tasks" and parts[3:] == ["content"] and method == "GET":
+            return self._content(request, task_id)
+        return error_response(UsageError(f"no such request: {method} {request.path}"), 404)
+
+    # -------------------------------------------------------------------------- downloads
+    async def _news(self, wish: Wish) -> AsyncIterator[bytes]:
+        """One download as lines of JSON, from accepted to done or failed."""
+        try:
+            for restart in range(RESTARTS_MAX + 1):
+                try:
+                    async for event in self._attempt(wish):
+                        yield _line(event)
+                    return
+                except SourceChanged as error:
+                    if restart == RESTARTS_MAX or wish.spec.digest is not None:
+                        raise
+                    log.info("%s: starting again", error)
+                    yield _line({"event": "warning",
+                                 "what": "the source changed: starting again"})
+        except DflyError as error:
+            self._peer.metrics.add("dfly_downloads_total", outcome="failed")
+            yield _line({"event": "failed", "exit_code": error.exit_code,
+                         "what": printable(error.what), "hint": printable(error.hint),
+                         "status": getattr(error, "status", 0)})
+
+    async def _attempt(self, wish: Wish) -> AsyncIterator[Dict[str, Any]]:
+        peer = self._peer
+        began_at = peer.clock.now()
+        download = await peer.start(wish)
+        download.waiters += 1
+        download.file.hold()
+        try:
+            yield {"event": "accepted", "task": download.file.task_id,
+                   "length": download.file.geometry.length,
+                   "via": "manager" if download.led_by else "source",
+                   "manager": download.led_by}
+            warned = ""
+            while not download.done.done():
+                await asyncio.wait({download.done}, timeout=PROGRESS_S)
+                peer.touch()
+                if download.warning != warned:
+                    warned = download.warning
+                    yield {"event": "warning", "what": printable(warned)}
+                yield {"event": "progress", **progress_of(download)}
+            download.done.result()
+            await peer.check(download, wish.checks)
+            if not download.file.whole():
+                raise FileError("the file in the store was changed by someone",
+                                "run the command again")
+            peer.metrics.add("dfly_downloads_total", outcome="done")
+            yield {"event": "done", "task": download.file.task_id, "path": download.file.path,
+                   "seconds": round(peer.clock.now() - began_at, 3), **progress_of(download)}
+        finally:
+            download.waiters -= 1
+            download.file.release()
+            await self._let_go(download)
+
+    async def _let_go(self, download: TaskDownload) -> None:
+        """A caller went away before the end, and was the last: stop fetching."""
+        if not download.waiters and not download.done.done():
+            await download.abandon(FileError("every caller went away",
+                                             "run the same command again to go on"))
+
+    def _content(self, request: Request, task_id: str) -> Response:
+        """The bytes in order, as their pieces come."""
+        download = self._peer.download_of(task_id)
+        if download is None or download.is_over:
+            return error_response(UsageError("no such download here"), 404)
+        length = download.file.geometry.length
+        if length is None:
+            return Response(200, [("Content-Type", "application/octet-stream")],
+                            _in_order(download))
+        wanted = request.headers.get("Range")
+        try:
+            span = parse_range(wanted, length) if wanted else None
+        except RangeError as error:
+            return error_response(error, 416)
+        start, stop = span or (0, length)
+        body = PiecesBody(download.file, start, stop, on_sent=_Reader(download, start).sent)
+        headers = [("Content-Type", "application/octet-stream"), ("Accept-Ranges", "bytes")]
+        if span is not None:
+            headers.append(("Content-Range", format_content_range(start, stop, length)))
+        return Response(206 if span else 200, headers, body)
+
+    # ------------------------------------------------------------------------------ cache
+    async def _remove(self, task_id: str) -> Response:
+        download = self._peer.download_of(task_id)
+        if download is not None and download.waiters:
+            return error_response(FileError("the task is being downloaded",
+                                            "wait, or stop that dfly get"), 409)
+        removed = await asyncio.to_thread(self._peer.store.remove, task_id)
+        if not removed:
+            return error_response(UsageError(f"no task {task_id[:12]} in the store",
+                                             "dfly cache ls lists them"), 404)
+        return json_response({"removed": task_id})
+
+    async def _verify(self, task_id: str) -> Response:
+        try:
+            bad = await asyncio.to_thread(self._peer.store.verify, task_id)
+        except LookupError:
+            return error_response(UsageError(f"no task {task_id[:12]} in the store",
+                                             "dfly cache ls lists them"), 404)
+        return json_response({"bad": list(members(bad))})
+
+    # ----------------------------------------------------------------------------- status
+    def _status(self) -> Dict[str, Any]:
+        peer = self._peer
+        return {
+            "role": "peer", "name": peer.settings.name, "version": __version__,
+            "uptime_s": round(peer.clock.now() - peer.started_at, 1), "port": peer.port,
+            "store": peer.settings.store,
+            "managers": [{"address": link.name, "linked": link.is_open,
+                          "why": str(link.refused or "")} for link in peer.managers.links],
+            "downloads": [{"task": download.file.task_id, "url": shown_url(download),
+                           "state": download.state, "runs": download.runs,
+                           "manager": download.led_by, "warning": printable(download.warning),
+                           **progress_of(download)} for download in peer.downloads],
+            "sent_bytes": int(peer.metrics.value("dfly_sent_bytes_total")),
+        }
+
+
+class _Reader:
+    """Tells a download where its in-order reader is, whenever it enters a new piece."""
+
+    def __init__(self, download: TaskDownload, start: int) -> None:
+        self._download = download
+        self._position = start
+        self._piece = start // download.file.geometry.piece_size
+        self._loop = asyncio.get_running_loop()
+        download.reader_at(self._piece)
+
+    def sent(self, size: int) -> None:
+        """Called by a mover."""
+        self._position += size
+        piece = self._position // self._download.file.geometry.piece_size
+        if piece != self._piece:
+            self._piece = piece
+            self._loop.call_soon_threadsafe(self._download.reader_at, piece)
+
+
+async def _in_order(download: TaskDownload) -> AsyncIterator[bytes]:
+    """Content of a task whose length isn't known yet, piece by piece."""
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    file = download.file
+    stop = file.subscribe(lambda _: _wake(loop, news))
+    download.done.add_done_callback(lambda _: news.set())
+    piece = 0
+    try:
+        while not (download.done.done() and _past_end(file.geometry.piece_count, piece)):
+            news.clear()
+            if file.have & run_set(piece, 1):
+                start, end = file.geometry.start(piece), file.geometry.stop(piece)
+                yield await asyncio.to_thread(file.read, start, end - start)
+                piece += 1
+                continue
+            if download.done.done():
+                download.done.result()
+            download.reader_at(piece)
+            await news.wait()
+    finally:
+        stop()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(news.set)
+
+
+def _past_end(piece_count: Optional[int], piece: int) -> bool:
+    return piece_count is not None and piece >= piece_count
+
+
+def progress_of(download: TaskDownload) -> Dict[str, Any]:
+    """The numbers of a download, as every event and `dfly status` show them (bytes)."""
+    got = download.received
+    return {"bytes": got.cache + got.peers + got.manager + got.source,
+            "length": download.file.geometry.length, "from_peers": got.peers,
+            "from_manager": got.manager, "from_source": got.source, "from_cache": got.cache,
+            "p2p_lost": download.lost_p2p}
+
+
+def shown_url(download: TaskDownload) -> str:
+    """The URL without what may be secret: credentials and query values."""
+    try:
+        return printable(canonical_url(download.wish.spec.url).partition("?")[0])
+    except UsageError:
+        return ""
+
+
+def wish_of(asked: Dict[str, Any]) -> Wish:
+    """A Wish from the JSON of POST /v1/get; UsageError for what can't be one."""
+    try:
+        filters, headers = asked.get("filters", []), asked.get("headers", [])
+        pairs: Tuple[Tuple[str, str], ...] = tuple((str(k), str(v)) for k, v in headers)
+        digest = Digest.parse(asked["digest"]) if asked.get("digest") else None
+        checks = [Digest.parse(text) for text in str(asked.get("check", "")).split() if text]
+        spec = TaskSpec(str(asked["url"]), str(asked.get("tag", "")),
+                        tuple(str(name) for name in filters), digest)
+        wish = Wish(spec, pairs, tuple(dict.fromkeys([*([digest] if digest else []), *checks])),
+                    bool(asked.get("no_source")), bool(asked.get("streaming")),
+                    float(asked.get("limit_bps", 0)), float(asked.get("timeout_s", 30)),
+                    int(asked.get("tries", 5)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"malformed request: {error!r}") from None
+    canonical_url(spec.url)  # refuses, in one line, what can't be fetched
+    if wish.limit_bps < 0 or not wish.timeout_s > 0 or wish.tries < 1:
+        raise UsageError("a limit, timeout or number of tries that can't be")
+    return wish
+
+
+def _json(body: bytes) -> Dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("the request isn't JSON") from None
+    if not isinstance(value, dict):
+        raise ProtocolError("the request isn't a JSON object")
+    return value
+
+
+def _line(event: Dict[str, Any]) -> bytes:
+    return json.dumps(event, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,594 @@
+"""The real driver of core/download.py: one task on this host, from first wish to seeding.
+
+It carries out the machine's orders with sockets, store and source, and tells it what came of
+them. It outlives the download: a complete task stays in its swarm as a parent, and offers itself
+again when a manager returns. What to fetch from whom is never decided here.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+
+from dfly.clock import Clock
+from dfly.config import join_address
+from dfly.core import download as core
+from dfly.digest import Digest
+from dfly.errors import (
+    DflyError,
+    FileError,
+    NetworkError,
+    NoSpace,
+    ProtocolError,
+    ServerError,
+    error_from_wire,
+)
+from dfly.net.http_client import ClientResponse, HttpClient
+from dfly.net.limiter import Limiter
+from dfly.service.content import held_bytes
+from dfly.service.ingest import Ingest, held_state
+from dfly.service.managers import Address, ManagerLink, Managers, SwarmMessage
+from dfly.service.metrics import Metrics
+from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
+from dfly.service.runtime import Tasks
+from dfly.source import SourceChanged
+from dfly.store import GONE, PieceStore, TaskFile
+from dfly.store.sink import PieceMismatch, PieceSink
+from dfly.task import TaskSpec, set_from_bytes
+from dfly.wire.http11 import format_content_range
+from dfly.wire.messages import (
+    NO_SOURCE,
+    STREAMING,
+    Accepted,
+    Changed,
+    Digests,
+    Failure,
+    Join,
+    Lease,
+    Offer,
+    Revoke,
+    Sized,
+    TaskFailed,
+)
+
+log = logging.getLogger("dfly.download")
+
+LISTING_MAX = 1 << 20   # bytes of a parent's piece set in JSON
+PARENT_ANSWER_S = 5.0   # for a parent's head or piece set
+PARENT_IDLE_S = 15.0    # for the next bytes of a run; a parent may itself be waiting for them
+LINK_WAIT_S = 6.0       # for a manager's link to open before the next one is asked
+
+Headers = Tuple[Tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one caller asks for, and how patiently."""
+
+    spec: TaskSpec
+    headers: Headers = ()
+    checks: Tuple[Digest, ...] = ()   # digests the whole content must have
+    no_source: bool = False
+    streaming: bool = False
+    limit_bps: float = 0.0
+    timeout_s: float = 30.0
+    tries: int = 5
+
+    @property
+    def flags(self) -> int:
+        return (STREAMING if self.streaming else 0) | (NO_SOURCE if self.no_source else 0)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a peer lends to each of its downloads."""
+
+    store: PieceStore
+    client: HttpClient
+    managers: Managers
+    metrics: Metrics
+    clock: Clock
+    rng: random.Random
+    limits: Sequence[Limiter]                        # of the host
+    ingest: Callable[[Wish, Sequence[Limiter]], Ingest]
+
+
+@dataclass
+class Received:
+    """Content bytes by where they came from."""
+
+    cache: int = 0
+    peers: int = 0
+    manager: int = 0
+    source: int = 0
+
+
+@dataclass
+class _Parents:
+    """Parents by a number that holds for all links, as the machine wants it."""
+
+    numbers: Dict[Address, int] = field(default_factory=dict)
+    addresses: List[Address] = field(default_factory=list)
+
+    def number_of(self, address: Address) -> int:
+        if address not in self.numbers:
+            self.numbers[address] = len(self.addresses)
+            self.addresses.append(address)
+        return self.numbers[address]
+
+
+class TaskDownload:
+    """One version of one task on this host."""
+
+    def __init__(self, means: Means, wish: Wish, file: TaskFile) -> None:
+        self.file = file
+        self.wish = wish
+        self.received = Received(cache=held_bytes(file))
+        self.token = b""
+        self.warning = ""
+        self.waiters = 0
+        self.started_at = means.clock.now()
+        self.led_by = ""        # the manager that leads or led
+        self.done: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        self.done.add_done_callback(_retrieve)
+        self._means = means
+        self._loop = asyncio.get_running_loop()
+        self._machine = core.Download(core.DownloadLimits(),
+                                      may_use_source=not wish.no_source, rng=means.rng)
+        self._limit = Limiter(wish.limit_bps)
+        self._limits = (*means.limits, self._limit)
+        self._parents = _Parents()
+        self._runs: "Dict[int, asyncio.Task[None]]" = {}
+        self._tasks = Tasks(log)
+        self._source: "Optional[asyncio.Task[None]]" = None
+        self._ingest: Optional[Ingest] = None
+        self._led: "Optional[asyncio.Task[None]]" = None
+        self._link: Optional[ManagerLink] = None
+        self._swarm = 0
+        self._lost = asyncio.Event()
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
+            core.FetchRun: self._fetch_run, core.StopRun: self._stop_run,
+            core.TellStored: self._tell_stored, core.TellFailed: self._tell_failed,
+            core.TellReader: self._tell_reader, core.AskParent: self._ask_parent,
+            core.FetchSource: self._fetch_source, core.StopSource: self._stop_source,
+            core.Complete: self._on_complete, core.GiveUp: self._on_give_up,
+        }
+        self._held = True
+        file.hold()   # not evicted while it is being filled
+        self._unsubscribe = file.subscribe(self._from_any_thread)
+
+    # ------------------------------------------------------------------- life of the task
+    def start_led(self, link: ManagerLink, accepted: Accepted) -> None:
+        """A manager accepted this host."""
+        self._machine_opened()
+        self._join_swarm(link, accepted)
+        self._led = self._tasks.start(self._stay_led())
+
+    def start_alone(self, ingest: Ingest) -> None:
+        """No manager: everything that is missing comes from the source, by `ingest`."""
+        self._ingest = ingest
+        self._machine_opened()
+        if self.is_done:
+            self._ingest = None
+            self._tasks.start(ingest.close())
+        self._step(core.NoManagerAnswers())
+        if self._means.managers.any_known:
+            self._led = self._tasks.start(self._find_leader_then_stay())
+
+    def lead(self, link: ManagerLink, accepted: Accepted) -> None:
+        """A manager accepted this host once more, for another caller."""
+        if (self._link, self._swarm) != (link, accepted.swarm):
+            self._join_swarm(link, accepted)
+        if self._led is None:
+            self._led = self._tasks.start(self._stay_led())
+
+    def start_seeding(self) -> None:
+        """The store held all of it when the daemon started: offer it."""
+        self._machine_opened()
+        self._led = self._tasks.start(self._find_leader_then_stay())
+
+    def _machine_opened(self) -> None:
+        self._step(core.Opened(self.file.geometry.piece_count, self.file.have))
+
+    @property
+    def is_done(self) -> bool:
+        return self._machine.state is core.State.DONE
+
+    @property
+    def is_over(self) -> bool:
+        """It failed, or its file left the store: of no use to anyone any more."""
+        return self._machine.state is core.State.FAILED or self.file.failed is not None
+
+    @property
+    def state(self) -> str:
+        return self._machine.state.value
+
+    @property
+    def lost_p2p(self) -> bool:
+        return self._machine.lost_p2p
+
+    @property
+    def runs(self) -> int:
+        """Runs being fetched now."""
+        return len(self._runs)
+
+    def allow_source(self) -> None:
+        """A later caller doesn't forbid the source."""
+        self._machine.may_use_source = True
+
+    def reader_at(self, piece: int) -> None:
+        """A reader of this host waits for `piece`."""
+        self._step(core.ReaderAt(piece))
+
+    async def abandon(self, error: DflyError) -> None:
+        """Stop: nobody here wants it (or this version of it) any more. Pieces stay."""
+        if not self.done.done():
+            self.done.set_exception(error)
+        self._step(core.Doomed(error))
+        self._unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._link is not None:
+            self._link.leave(self._swarm)
+            self._link = None
+        await self._tasks.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """From now on the file may be evicted, and what a caller's headers said is forgotten."""
+        if self._held:
+            self._held = False
+            self.file.release()
+        self.wish = replace(self.wish, headers=())
+
+    # -------------------------------------------------------------------------- machine
+    def _step(self, event: core.Event) -> None:
+        for effect in self._machine.step(event, self._means.clock.now()):
+            self._handlers[type(effect)](effect)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._machine.deadline()
+        if due is not None:
+            delay = max(0.0, due - self._means.clock.now())
+            self._timer = self._loop.call_later(delay, self._step, core.TimePassed())
+
+    def _from_any_thread(self, piece: int) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._on_file, piece)
+        except RuntimeError:
+            return  # the loop has ended; so has everything that this would be news for
+
+    def _on_file(self, piece: int) -> None:
+        if piece != GONE:
+            self._means.metrics.add("dfly_pieces_stored_total")
+            self._step(core.PieceStored(piece))
+            return
+        error = self.file.failed or FileError("the file left the store while in use")
+        self._step(core.Doomed(error))
+        if self._link is not None:
+            self._link.leave(self._swarm)
+            self._link = None
+
+    def _on_complete(self, effect: core.Complete) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+        self._let_go()
+
+    def _on_give_up(self, effect: core.GiveUp) -> None:
+        if not self.done.done():
+            self.done.set_exception(effect.error)
+        self._let_go()
+
+    # ------------------------------------------------------------------------------ led
+    def _join_swarm(self, link: ManagerLink, accepted: Accepted) -> None:
+        self._link, self._swarm = link, accepted.swarm
+        self.token = accepted.token
+        self.led_by = link.name
+        self._lost.clear()
+        if not self.is_done:
+            self._step(core.Led())
+        if accepted.inline is not None:
+            self._take_inline(accepted.inline)
+        else:
+            link.attach(accepted.swarm, self)
+
+    def _take_inline(self, content: bytes) -> None:
+        """A small task came whole with the answer, over the authenticated link."""
+        import hashlib
+        if self.file.geometry.length != len(content):
+            self._step(core.Doomed(ProtocolError("the manager sent a small task of wrong length")))
+            return
+        for piece in self.file.geometry.pieces_of(0, len(content)):
+            data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
+            if not self.file.have >> piece & 1:
+                self.received.manager += len(data)
+                self.file.put(piece, data, hashlib.sha256(data).digest())
+
+    def told(self, message: SwarmMessage) -> None:
+        """What the manager says of our swarm."""
+        try:
+            self._follow(message)
+        except ProtocolError as error:
+            log.warning("manager %s: %s", self.led_by, error)
+            self._step(core.Doomed(error))
+
+    def _follow(self, message: SwarmMessage) -> None:
+        if isinstance(message, Lease):
+            assert self._link is not None
+            address = self._link.parents.get(message.parent)
+            count = self.file.geometry.piece_count
+            if address is None or (count is not None and message.first + message.count > count):
+                raise ProtocolError("a lease of unknown pieces or from an unknown parent")
+            self._step(core.LeaseGranted(message.lease, self._parents.number_of(address),
+                                         message.first, message.count, message.deadline_s))
+        elif isinstance(message, Digests):
+            self.file.learn(message.first, message.digests)
+        elif isinstance(message, Revoke):
+            self._step(core.LeaseWithdrawn(message.lease))
+        elif isinstance(message, Sized):
+            self.file.set_length(message.length)
+            count = self.file.geometry.piece_count
+            assert count is not None
+            self._step(core.Sized(count))
+        elif isinstance(message, Changed):
+            self._step(core.Doomed(SourceChanged("the source changed during the download")))
+        else:
+            self._on_task_failed(message)
+
+    def _on_task_failed(self, message: TaskFailed) -> None:
+        error = error_from_wire(message.exit_code, message.what, message.hint)
+        if isinstance(error, ServerError):
+            error.status = message.status
+        if isinstance(error, NetworkError) and not self.is_done:
+            # The manager can't reach the source; this host may, and others hold pieces.
+            self.warning = f"the manager could not reach the source: {error.what}"
+            self._step(core.ManagerLost())
+            self._step(core.NoManagerAnswers())
+            return
+        self._step(core.Doomed(error))
+
+    def link_lost(self) -> None:
+        self._link = None
+        self._step(core.ManagerLost())
+        self._lost.set()
+
+    async def _find_leader_then_stay(self) -> None:
+        await self._find_leader()
+        await self._stay_led()
+
+    async def _stay_led(self) -> None:
+        """As long as this task lives here: whenever its manager is lost, find one again."""
+        while True:
+            await self._lost.wait()
+            await self._find_leader()
+
+    async def _find_leader(self) -> None:
+        while True:
+            opening = asyncio.ensure_future(self._means.managers.next_opening())
+            try:
+                for link in self._means.managers.for_task(self.file.task_id):
+                    if await link.opened(LINK_WAIT_S) and await self._ask_to_lead(link):
+                        return
+                if not self.is_done:
+                    self._step(core.NoManagerAnswers())
+                await opening
+            finally:
+                opening.cancel()
+
+    async def _ask_to_lead(self, link: ManagerLink) -> bool:
+        """True if `link`'s manager leads us now, or has told that this version is over."""
+        make, timeout_s = (self._offer, None) if self.is_done else (self._join, LINK_WAIT_S * 5)
+        try:
+            accepted = await link.join(make, timeout_s)
+        except DflyError as error:
+            log.info("manager %s does not lead %s: %s", link.name, self.file.task_id[:12], error)
+            return False
+        if accepted.version != self.file.version:
+            link.leave(accepted.swarm)
+            if not self.is_done:
+                self._step(core.Doomed(SourceChanged("the source changed during the download")))
+            return True
+        self._join_swarm(link, accepted)
+        return True
+
+    def _join(self, request: int) -> Join:
+        return Join(request, self.wish.spec, self.file.version, self.file.geometry.piece_size,
+                    self.file.have, self.wish.headers, self.wish.flags)
+
+    def _offer(self, request: int) -> Offer:
+        geometry = self.file.geometry
+        assert geometry.length is not None
+        return Offer(request, self.file.task_id, self.file.version, geometry.piece_size,
+                     geometry.length, self.file.have)
+
+    def _tell_stored(self, effect: core.TellStored) -> None:
+        if self._link is not None:
+            self._link.stored(self._swarm, effect.piece)
+
+    def _tell_failed(self, effect: core.TellFailed) -> None:
+        self._means.metrics.add("dfly_leases_failed_total", reason=effect.failure.name.lower())
+        if self._link is not None:
+            self._link.failed(effect.lease, self._swarm, effect.piece, effect.failure,
+                              effect.detail)
+
+    def _tell_reader(self, effect: core.TellReader) -> None:
+        if self._link is not None:
+            self._link.reader_at(self._swarm, effect.piece)
+
+    # ----------------------------------------------------------------------------- runs
+    def _fetch_run(self, effect: core.FetchRun) -> None:
+        self._runs[effect.run] = self._tasks.start(self._carry_run(effect))
+
+    def _stop_run(self, effect: core.StopRun) -> None:
+        task = self._runs.pop(effect.run, None)
+        if task is not None:
+            task.cancel()
+
+    async def _carry_run(self, effect: core.FetchRun) -> None:
+        ended = core.RunEnded(effect.run)
+        try:
+            await asyncio.wait_for(self._receive_run(effect), effect.deadline_s)
+        except asyncio.TimeoutError:
+            ended = core.RunEnded(effect.run, Failure.TIMEOUT, self._first_missing(effect),
+                                  f"not done within {effect.deadline_s:.0f} s")
+        except PieceMismatch as error:
+            self._means.metrics.add("dfly_bad_pieces_total")
+            log.warning("a parent sent a bad piece: %s", error)
+            ended = core.RunEnded(effect.run, Failure.BAD_DIGEST, error.piece_index, error.what)
+        except (NoSpace, FileError) as error:
+            self._runs.pop(effect.run, None)
+            self._step(core.Doomed(error))
+            return
+        except _RunFailed as error:
+            ended = core.RunEnded(effect.run, error.failure, self._first_missing(effect),
+                                  str(error))
+        except DflyError as error:
+            ended = core.RunEnded(effect.run, Failure.BROKEN, self._first_missing(effect),
+                                  error.what)
+        self._runs.pop(effect.run, None)
+        self._step(ended)
+
+    def _first_missing(self, effect: core.FetchRun) -> int:
+        for piece in range(effect.first, effect.first + effect.count):
+            if not self.file.have >> piece & 1:
+                return piece
+        return effect.first + effect.count - 1
+
+    async def _receive_run(self, effect: core.FetchRun) -> None:
+        """Fetch a run from its parent; pieces are reported as the store marks them."""
+        geometry = self.file.geometry
+        address = self._parents.addresses[effect.parent]
+        start, stop = geometry.start(effect.first), geometry.stop(effect.first + effect.count - 1)
+        headers = [("Range", f"bytes={start}-{stop - 1}"), *self._credentials()]
+        response = await self._ask(address, path_of(self.file.task_id), headers)
+        try:
+            self._check_answer(response, start, stop)
+            by_manager = address == self._manager_address()
+            sink = PieceSink(self.file, effect.first, expected=True,
+                             on_piece=lambda piece: self._count(piece, by_manager))
+            await response.receive(sink, self._limits, PARENT_IDLE_S)
+        finally:
+            response.release()
+
+    def _manager_address(self) -> Optional[Address]:
+        return self._link.address if self._link is not None else None
+
+    def _credentials(self) -> List[Tuple[str, str]]:
+        return [(TOKEN_HEADER, self.token.hex()), ("If-Match", version_tag(self.file.version))]
+
+    async def _ask(self, address: Address, path: str,
+                   headers: Sequence[Tuple[str, str]]) -> ClientResponse:
+        url = f"http://{join_address(*address)}{path}"
+        try:
+            return await self._means.client.request("GET", url, headers,
+                                                    timeout_s=PARENT_ANSWER_S)
+        except NetworkError as error:
+            raise _RunFailed(error.what, Failure.REFUSED) from None
+
+    def _check_answer(self, response: ClientResponse, start: int, stop: int) -> None:
+        status = response.status
+        if status in (404, 412, 416):
+            raise _RunFailed(f"the parent does not hold the pieces ({status})", Failure.NOT_HELD)
+        if status in (429, 503):
+            raise _RunFailed("the parent is busy", Failure.BUSY)
+        length = self.file.geometry.length
+        given = response.headers.get("Content-Range", "")
+        if status != 206 or given != format_content_range(start, stop, length):
+            raise _RunFailed(f"the parent answered {status} {given!r} to bytes {start}-{stop - 1}",
+                             Failure.BROKEN)
+
+    def _count(self, piece: int, by_manager: bool) -> None:
+        """Called by a mover for each piece that a run has brought."""
+        size = self.file.geometry.size_of(piece)
+        if by_manager:
+            self.received.manager += size
+        else:
+            self.received.peers += size
+
+    # ---------------------------------------------------------------- without a manager
+    def _ask_parent(self, effect: core.AskParent) -> None:
+        self._tasks.start(self._carry_question(effect.parent))
+
+    async def _carry_question(self, parent: int) -> None:
+        try:
+            pieces = await self._listing_of(self._parents.addresses[parent])
+        except DflyError as error:
+            log.info("parent %s has nothing: %s", self._parents.addresses[parent][0], error)
+            self._step(core.ParentSilent(parent))
+        else:
+            self._step(core.ParentHolds(parent, pieces))
+
+    async def _listing_of(self, address: Address) -> int:
+        """Pieces that a parent holds and whose digests we know: no others can be trusted."""
+        response = await self._ask(address, path_of(self.file.task_id) + "/pieces",
+                                   self._credentials())
+        body = await response.read(LISTING_MAX)
+        try:
+            pieces = bytes.fromhex(json.loads(body)["pieces"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ProtocolError("a parent's piece set that can't be read") from None
+        count = self.file.geometry.piece_count
+        held = set_from_bytes(pieces, count) if count is not None else (
+            int.from_bytes(pieces, "little"))
+        return held & self.file.known
+
+    def _fetch_source(self, effect: core.FetchSource) -> None:
+        if self._machine.lost_p2p and not self.warning:
+            self.warning = "the managers and all known parents were lost"
+        self._source = self._tasks.start(self._carry_source(effect.pieces))
+
+    def _stop_source(self, effect: core.StopSource) -> None:
+        if self._source is not None and not self.done.done():
+            self._source.cancel()
+        self._source = None
+
+    async def _carry_source(self, pieces: Optional[int]) -> None:
+        ingest = self._ingest or self._means.ingest(self.wish, self._limits)
+        prepared, self._ingest = self._ingest is not None, None
+        ended = core.SourceEnded()
+        try:
+            if not prepared:
+                await self._check_source(ingest, pieces)
+            await ingest.fetch(self.file, on_piece=self._count_source, wanted=pieces)
+            count = self.file.geometry.piece_count
+            if count is not None:
+                self._step(core.Sized(count))
+        except DflyError as error:
+            ended = core.SourceEnded(error)
+        finally:
+            await ingest.close()
+        # The file's own news of the last pieces is on its way through the loop: let it pass.
+        self._loop.call_soon(self._step, ended)
+
+    async def _check_source(self, ingest: Ingest, pieces: Optional[int]) -> None:
+        """The source must still have the version whose pieces this host holds. A source without
+        validators can't tell, but bytes whose digests are known can't be wrong ones."""
+        known, start, stop = held_state(self.file)
+        content = await ingest.begin(known, start=start, stop=stop)
+        missing = pieces or 0
+        if not content.unchanged and missing & ~self.file.known:
+            raise SourceChanged("the source changed during the download")
+
+    def _count_source(self, piece: int) -> None:
+        size = self.file.geometry.size_of(piece)
+        self.received.source += size
+        self._means.metrics.add("dfly_source_bytes_total", size)
+
+
+class _RunFailed(NetworkError):
+    """A run that can't be fetched from its parent."""
+
+    def __init__(self, what: str, failure: Failure) -> None:
+        super().__init__(what)
+        self.failure = failure
+
+
+def _retrieve(future: "asyncio.Future[None]") -> None:
+    """An error that no caller waits for any more is not an unhandled one."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,526 @@
+"""The cluster manager: links to the peers, swarms, and the scheduler's driver.
+
+Every fact that a peer tells goes to core/scheduler.py as an event; every order that comes back
+goes out on that peer's link. The manager itself is host 0 of its swarms: it fetches from the
+source (swarms.py) and gives pieces like any parent (pieces.py). Its state is soft: peers that
+come back say again what they hold.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type
+
+from dfly import __version__
+from dfly.clock import Clock
+from dfly.config import ServeSettings, join_address
+from dfly.core import events as core
+from dfly.core.cost import LocalityCost
+from dfly.core.scheduler import Scheduler, SchedulerLimits
+from dfly.errors import DflyError, NetworkError, ProtocolError, printable
+from dfly.net.http_client import HttpClient
+from dfly.net.http_server import HttpServer, Request, Response, Upgrade, json_response
+from dfly.net.limiter import Limiter
+from dfly.net.link import Link
+from dfly.net.mover import Movers
+from dfly.net.stream import Stream
+from dfly.service.config_server import Registrar, Registry
+from dfly.service.ingest import Ingest, IngestLimits
+from dfly.service.metrics import METRICS_TYPE, Metrics
+from dfly.service.pieces import PieceServer, Served
+from dfly.service.runtime import Ready, Tasks, run_role
+from dfly.service.swarms import Headers, LedTask, Swarms
+from dfly.source import SourceChanged
+from dfly.source.http import HttpSource
+from dfly.store.disk import DiskStore
+from dfly.task import TaskSpec, canonical_url, count_of, full_set, runs_of
+from dfly.wire.messages import (
+    DIGESTS_MAX,
+    STREAMING,
+    Accepted,
+    Busy,
+    Changed,
+    Digests,
+    Have,
+    Hello,
+    Join,
+    Lease,
+    LeaseFailed,
+    Leave,
+    Message,
+    Offer,
+    Pace,
+    Parent,
+    Revoke,
+    Sized,
+    Stored,
+    TaskFailed,
+    Urgent,
+    Welcome,
+    refusal,
+)
+from dfly.wire.session import Role, Session
+
+log = logging.getLogger("dfly.manager")
+
+LINK_PROTOCOL = "dfly/1"
+JOINS_MAX = 256              # joins of one host that may wait for a source
+OFFERS_MAX = 2_000           # tasks that one host may offer
+LABELS_MAX = 16
+BUSY_RETRY_S = 5.0
+KEEP_S = 600.0               # a task without members stays open this long
+TEND_S = 30.0
+UPLOADS_PER_SLOT = 8         # bodies served at once, per upload slot
+SLOTS_FACT_MAX = 1_000       # no host may claim more upload slots
+
+
+@dataclass
+class Member:
+    """A host in a swarm: which digests it was told, and whether it wants more."""
+
+    told: int = 0      # piece set
+    wants: bool = True
+
+
+@dataclass
+class HostLink:
+    """One peer on its link."""
+
+    number: int
+    link: Link
+    hello: Optional[Hello] = None
+    address: str = ""
+    labels: Tuple[str, ...] = ()
+    parents: Set[int] = field(default_factory=lambda: {core.SEED})   # told on this link
+    swarms: Dict[int, Member] = field(default_factory=dict)
+    offers: Set[str] = field(default_factory=set)   # task ids
+    joins: int = 0
+
+
+class Manager:
+    """One running manager."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.clock = Clock()
+        self.port = 0
+        self.started_at = self.clock.now()
+        self._rng = random.Random()
+        self._scheduler = Scheduler(SchedulerLimits(), LocalityCost(), random.Random())
+        self._hosts: Dict[int, HostLink] = {}
+        self._quarantined: Set[bytes] = set()
+        self._next_host = core.SEED + 1
+        self._offers: Dict[str, Dict[int, Offer]] = {}   # task id -> host -> offer, not yet taken
+        self._rules = [(ip_network(cidr, strict=False), _labels(where)) for cidr, _, where
+                       in (rule.partition("=") for rule in settings.location_rules)]
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._deciding = False
+        self._pending: List[core.Event] = []
+        self._tasks = Tasks(log)
+        self.store = DiskStore(settings.store, quota=settings.quota)
+        self.movers = Movers()
+        self._source_limit = Limiter(settings.source_limit_bps)
+        self.swarms = Swarms(self.store, self._ingest, self, self.metrics, self.clock,
+                             settings.revalidate_s)
+        self._pieces = PieceServer(self._served, self.metrics,
+                                   (Limiter(settings.upload_limit_bps),),
+                                   settings.upload_slots * UPLOADS_PER_SLOT)
+        self.registry = Registry(self.clock)
+        self._handlers: Dict[Type[Message], Callable[[HostLink, Any], None]] = {
+            Hello: self._on_hello, Join: self._on_join, Offer: self._on_offer,
+            Have: self._on_have, Urgent: self._on_urgent, Leave: self._on_leave,
+            Stored: self._on_stored, LeaseFailed: self._on_lease_failed,
+        }
+        self._orders: Dict[Type[core.Effect], Callable[[Any], None]] = {
+            core.Grant: self._grant, core.Withdraw: self._withdraw,
+            core.Quarantine: self._quarantine, core.Pace: self._pace,
+        }
+
+    # ------------------------------------------------------------------------------ life
+    async def main(self, stop: asyncio.Event, ready: Ready) -> None:
+        """Serve until `stop`; then put everything away."""
+        loop = asyncio.get_running_loop()
+        self.movers.start(loop)
+        self._client = HttpClient(self.movers, per_host=32)
+        self.decide(core.HostJoined(core.SEED, _labels(self.settings.location),
+                                    self.settings.upload_slots))
+        server = HttpServer(self._on_request, self.movers,
+                            connections_max=2 * self.settings.links_max)
+        registrar = Registrar(self.settings, self._client, self.registry)
+        try:
+            self.port = await server.listen_tcp(self.settings.listen, self.settings.port)
+            await registrar.start(self.port, self._tasks)
+            self._tasks.start(self._tend())
+            log.info("dfly %s manager %s: port %d, store %s", __version__, self.settings.name,
+                     self.port, self.settings.store)
+            ready(join_address(self.settings.listen, self.port))
+            await stop.wait()
+        finally:
+            await self._put_away(server)
+
+    async def _put_away(self, server: HttpServer) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._tasks.stop()
+        for host in list(self._hosts.values()):
+            host.link.abort(NetworkError("the manager stops"))
+        await self.swarms.stop()
+        await server.close(1.0)
+        await self._client.close()
+        self.movers.stop()
+        self.store.close()
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            self.swarms.tend(KEEP_S)
+
+    def _ingest(self, spec: TaskSpec, headers: Headers) -> Ingest:
+        limits = IngestLimits(connections=self.settings.source_connections,
+                              limiters=(self._source_limit,))
+        return Ingest(HttpSource(self._client), spec, headers, limits=limits, rng=self._rng)
+
+    # --------------------------------------------------------------------------- machine
+    def decide(self, event: core.Event) -> None:
+        """Tell the scheduler a fact and carry out its orders. Facts that come up while orders
+        are carried out wait their turn."""
+        self._pending.append(event)
+        if self._deciding:
+            return
+        self._deciding = True
+        try:
+            while self._pending:
+                for order in self._scheduler.step(self._pending.pop(0), self.clock.now()):
+                    self._orders[type(order)](order)
+        finally:
+            self._deciding = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self._scheduler.deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            delay = max(0.0, due - self.clock.now())
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay, self.decide, core.TimePassed())
+
+    def _grant(self, order: core.Grant) -> None:
+        host, task = self._hosts.get(order.child), self.swarms.of_swarm(order.swarm)
+        if host is None or task is None:
+            return  # gone while the order was on its way
+        self.metrics.add("dfly_leases_total")
+        if order.parent not in host.parents:
+            parent = self._hosts[order.parent]
+            assert parent.hello is not None
+            host.parents.add(order.parent)
+            host.link.send(Parent(order.parent, parent.hello.port, parent.address))
+        self._tell_digests(host, task)
+        host.link.send(Lease(order.lease, order.swarm, order.parent, order.first, order.count,
+                             order.deadline_s))
+
+    def _withdraw(self, order: core.Withdraw) -> None:
+        host = self._hosts.get(order.child)
+        if host is not None:
+            host.link.send(Revoke(order.lease, order.swarm))
+
+    def _quarantine(self, order: core.Quarantine) -> None:
+        host = self._hosts.get(order.host)
+        if host is None or host.hello is None:
+            return
+        self._quarantined.add(host.hello.host_id)
+        self.metrics.add("dfly_quarantined_total")
+        log.warning("host %s (%s) is quarantined: %s", printable(host.hello.name),
+                    host.address, order.why)
+
+    def _pace(self, order: core.Pace) -> None:
+        for host in self._hosts.values():
+            if host.hello is not None:
+                host.link.send(Pace(order.batch_s))
+
+    # ----------------------------------------------------------------------------- links
+    async def _serve_link(self, stream: Stream) -> None:
+        link = Link(stream, Session(Role.MANAGER, self.clock.now()), self.clock)
+        host = HostLink(self._next_host, link, address=stream.remote[0])
+        self._next_host += 1
+        self._hosts[host.number] = host
+        try:
+            await link.run(lambda message: self._on_message(host, message))
+        except ProtocolError as error:
+            self.metrics.add("dfly_link_errors_total", kind="protocol")
+            log.warning("link from %s: %s", host.address, error)
+        except DflyError as error:
+            self.metrics.add("dfly_link_errors_total", kind="network")
+            log.info("link from %s: %s", host.address, error)
+        finally:
+            self._lose(host)
+
+    def _lose(self, host: HostLink) -> None:
+        del self._hosts[host.number]
+        for task_id in host.offers:
+            self._offers[task_id].pop(host.number, None)
+            if not self._offers[task_id]:
+                del self._offers[task_id]
+        for swarm in host.swarms:
+            task = self.swarms.of_swarm(swarm)
+            if task is not None:
+                task.members.discard(host.number)
+        if host.hello is not None:
+            self.decide(core.HostLost(host.number))
+
+    def _on_message(self, host: HostLink, message: Message) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is not None:  # Bye has no handler: the session has closed by itself
+            handler(host, message)
+
+    def _on_hello(self, host: HostLink, hello: Hello) -> None:
+        if len(self._hosts) > self.settings.links_max:
+            self.metrics.add("dfly_links_refused_total", reason="full")
+            retry_s = BUSY_RETRY_S * self._rng.uniform(0.5, 1.5)
+            host.link.send(Busy(retry_s, f"this manager has its {self.settings.links_max} peers"))
+            return
+        host.hello = hello
+        host.address = hello.address or host.address
+        host.labels = _labels(hello.location) or self._labels_by_rule(host.address)
+        trusted = hello.host_id not in self._quarantined
+        batch_s = max(self.settings.batch_s, self._scheduler.batch_s)
+        host.link.send(Welcome(self.settings.name, self.settings.heartbeat_s, batch_s))
+        self.decide(core.HostJoined(host.number, (*host.labels, host.address),
+                                    _slots(hello), trusted))
+
+    def _labels_by_rule(self, address: str) -> Tuple[str, ...]:
+        try:
+            where = ip_address(address)
+        except ValueError:
+            return ()  # a name: rules are about addresses
+        return next((labels for network, labels in self._rules if where in network), ())
+
+    # --------------------------------------------------------------------- peers' messages
+    def _on_join(self, host: HostLink, join: Join) -> None:
+        if host.joins >= JOINS_MAX:
+            host.link.send(refusal(join.request, NetworkError(
+                "too many joins of this host wait for their sources", "try again")))
+            return
+        host.joins += 1
+        self._tasks.start(self._admit(host, join))
+
+    async def _admit(self, host: HostLink, join: Join) -> None:
+        try:
+            canonical_url(join.spec.url)   # what can't be fetched is refused in one line
+            task = await self.swarms.lead(join.spec, join.headers)
+        except DflyError as error:
+            host.link.send(refusal(join.request, error))
+            return
+        finally:
+            host.joins -= 1
+        if host.number not in self._hosts or task.error is not None:
+            host.link.send(refusal(join.request, task.error or NetworkError("the link ended")))
+            return
+        held = 0
+        if join.version == task.file.version and join.piece_size == task.file.geometry.piece_size:
+            held = self._possible(task, join.have)
+        self._accept(host, task, join.request, held, wants=True,
+                     urgent=bool(join.flags & STREAMING))
+
+    def _possible(self, task: LedTask, have: int) -> int:
+        """What a peer claims to hold, less pieces that can't exist."""
+        count = task.file.geometry.piece_count
+        if count is None:
+            count = task.file.have.bit_length()
+        return have & full_set(count)
+
+    def _accept(self, host: HostLink, task: LedTask, request: int, held: int, *, wants: bool,
+                urgent: bool = False) -> None:
+        geometry = task.file.geometry
+        inline: Optional[bytes] = None
+        if task.inline and wants:
+            assert geometry.length is not None
+            inline = task.file.read(0, geometry.length)
+        host.link.send(Accepted(request, task.swarm, task.task_id, task.file.version,
+                                geometry.length, geometry.piece_size, task.token,
+                                held != 0, inline))
+        if inline is not None:
+            return  # it has everything, and nobody needs it as a parent
+        member = host.swarms.setdefault(task.swarm, Member())
+        member.wants = wants
+        task.members.add(host.number)
+        self._tell_digests(host, task)
+        first = None
+        if urgent:
+            first = next((first for first, _ in runs_of(~held & full_set(
+                geometry.piece_count or held.bit_length() + 1))), None)
+        self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first))
+
+    def _on_offer(self, host: HostLink, offer: Offer) -> None:
+        if len(host.offers) >= OFFERS_MAX:
+            return
+        host.offers.add(offer.task_id)
+        self._offers.setdefault(offer.task_id, {})[host.number] = offer
+        task = self.swarms.of_task(offer.task_id)
+        if task is not None:
+            self.opened(task)
+
+    def opened(self, task: LedTask) -> None:
+        """A task is led: hosts that offered this version of it join. Other offers are void."""
+        geometry = task.file.geometry
+        for number, offer in self._offers.pop(task.task_id, {}).items():
+            host = self._hosts[number]
+            host.offers.discard(task.task_id)
+            if (offer.version == task.file.version
+                    and (offer.piece_size, offer.length)
+                    == (geometry.piece_size, geometry.length)):
+                self._accept(host, task, offer.request, self._possible(task, offer.have),
+                             wants=False)
+
+    def _on_have(self, host: HostLink, have: Have) -> None:
+        task = self._task_of(host, have.swarm)
+        if task is not None:
+            self.decide(core.PiecesHeld(have.swarm, host.number,
+                                        self._possible(task, have.pieces)))
+
+    def _on_urgent(self, host: HostLink, urgent: Urgent) -> None:
+        if self._task_of(host, urgent.swarm) is not None:
+            self.decide(core.ReaderAt(urgent.swarm, host.number, urgent.piece))
+
+    def _on_leave(self, host: HostLink, leave: Leave) -> None:
+        task = self._task_of(host, leave.swarm)
+        if task is not None:
+            del host.swarms[leave.swarm]
+            task.members.discard(host.number)
+            self.decide(core.PeerLeft(leave.swarm, host.number))
+
+    def _on_stored(self, host: HostLink, stored: Stored) -> None:
+        self.metrics.add("dfly_reports_total")
+        if self._task_of(host, stored.swarm) is not None:
+            self.decide(core.PiecesStored(stored.swarm, host.number, stored.pieces))
+
+    def _on_lease_failed(self, host: HostLink, failed: LeaseFailed) -> None:
+        self.metrics.add("dfly_leases_failed_total", reason=failed.reason.name.lower())
+        log.info("host %s gave up lease %d: %s", host.address, failed.lease,
+                 printable(failed.detail) or failed.reason.name)
+        self.decide(core.LeaseEnded(failed.lease, failed.reason, failed.piece, host.number))
+
+    def _task_of(self, host: HostLink, swarm: int) -> Optional[LedTask]:
+        """The task of a swarm that this host is in; None if it has ended, or never was."""
+        return self.swarms.of_swarm(swarm) if swarm in host.swarms else None
+
+    # --------------------------------------------------------------- news of tasks (Audience)
+    def digests_grew(self, task: LedTask) -> None:
+        """Pieces came from the source: members that wait for their digests hear of them."""
+        for number in task.members:
+            self._tell_digests(self._hosts[number], task)
+
+    def _tell_digests(self, host: HostLink, task: LedTask) -> None:
+        member = host.swarms.get(task.swarm)
+        if member is None:
+            return
+        known = task.file.known
+        for first, count in runs_of(known & ~member.told):
+            for start in range(first, first + count, DIGESTS_MAX):
+                some = min(DIGESTS_MAX, first + count - start)
+                host.link.send(Digests(task.swarm, start, task.file.digests(start, some)))
+        member.told = known
+
+    def sized(self, task: LedTask) -> None:
+        length = task.file.geometry.length
+        assert length is not None
+        for number in task.members:
+            self._hosts[number].link.send(Sized(task.swarm, length))
+
+    def ended(self, task: LedTask, error: DflyError) -> None:
+        for number in task.members:
+            host = self._hosts[number]
+            host.swarms.pop(task.swarm, None)
+            if isinstance(error, SourceChanged):
+                host.link.send(Changed(task.swarm))
+            else:
+                host.link.send(TaskFailed(task.swarm, error.exit_code, error.what, error.hint,
+                                          getattr(error, "status", 0)))
+        task.members.clear()
+
+    # ------------------------------------------------------------------------------ HTTP
+    def _served(self, task_id: str) -> Optional[Served]:
+        task = self.swarms.of_task(task_id)
+        if task is None or task.error is not None:
+            return None
+        return Served(task.file, task.token, arriving=task.fetching is not None)
+
+    async def _on_request(self, request: Request) -> "Response | Upgrade":
+        parts = request.path.split("/")
+        if request.path == "/v1/managers":
+            return await self.registry.answer(request)
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, [("Allow", "GET, HEAD")], b"method not allowed\n")
+        if request.path == "/v1/link":
+            return self._upgrade(request)
+        if parts[:3] == ["", "v1", "tasks"] and len(parts) in (4, 5):
+            listing = len(parts) == 5
+            if not listing or parts[4] == "pieces":
+                return self._pieces.answer(request, parts[3], listing)
+        pages: Dict[str, Callable[[], Response]] = {
+            "/v1/status": lambda: json_response(self.status()),
+            "/healthz": lambda: Response(200, body=b"ok\n"),
+            "/metrics": self._metrics_page,
+        }
+        page = pages.get(request.path)
+        return page() if page is not None else Response(404, body=b"not found\n")
+
+    def _upgrade(self, request: Request) -> "Response | Upgrade":
+        if (request.headers.get("Upgrade", "") or "").lower() != LINK_PROTOCOL:
+            return Response(426, [("Upgrade", LINK_PROTOCOL), ("Connection", "Upgrade")],
+                            b"this is the control link of dfly peers\n")
+        return Upgrade(LINK_PROTOCOL, self._serve_link)
+
+    def _metrics_page(self) -> Response:
+        self.metrics.set("dfly_build_info", 1, version=__version__, role="serve")
+        self.metrics.set("dfly_links", len(self._hosts))
+        self.metrics.set("dfly_tasks", len(self.swarms.all))
+        return Response(200, [("Content-Type", METRICS_TYPE)], self.metrics.render())
+
+    def status(self) -> Dict[str, Any]:
+        """What `dfly status` shows of a manager."""
+        hosts = [host for host in self._hosts.values() if host.hello is not None]
+        return {
+            "role": "serve", "name": self.settings.name, "version": __version__,
+            "uptime_s": round(self.clock.now() - self.started_at, 1),
+            "hosts": [{"name": printable(host.hello.name) if host.hello else "",
+                       "address": host.address, "location": printable("/".join(host.labels)),
+                       "tasks": len(host.swarms)} for host in hosts],
+            "tasks": [self._task_status(task) for task in self.swarms.all],
+            "source_bytes": int(self.metrics.value("dfly_source_bytes_total")),
+            "served_bytes": int(self.metrics.value("dfly_sent_bytes_total")),
+            "leases": self._scheduler.active_leases,
+        }
+
+    def _task_status(self, task: LedTask) -> Dict[str, Any]:
+        return {
+            "task": task.task_id, "url": printable(canonical_url(task.spec.url).partition("?")[0]),
+            "version": printable(task.file.version), "length": task.file.geometry.length,
+            "pieces": task.file.geometry.piece_count, "pieces_seeded": count_of(task.file.have),
+            "peers": len(task.members), "source_bytes": task.source_bytes, "state": task.state,
+        }
+
+
+def _labels(location: str) -> Tuple[str, ...]:
+    """'eu/dc1/rack7' as labels, the widest first."""
+    return tuple(part for part in location.split("/") if part)[:LABELS_MAX]
+
+
+def _slots(hello: Hello) -> int:
+    """Upload slots that a host claims, within reason."""
+    claimed = hello.facts.get("upload_slots", 8)
+    if not isinstance(claimed, int) or isinstance(claimed, bool):
+        return 8
+    return max(0, min(claimed, SLOTS_FACT_MAX))
+
+
+def run(settings: ServeSettings, ready: Callable[[str], None]) -> int:
+    """The manager, until it is told to stop; its exit code."""
+    async def role(stop: asyncio.Event) -> None:
+        await Manager(settings).main(stop, ready)
+    return run_role(role)

@@ -1,0 +1,340 @@
+"""The daemon of one host: a store, the links to the managers, downloads, and pieces for others.
+
+It ties the parts together and owns their lives; the rules of one download are in download.py,
+the local socket's requests in control.py. One daemon serves every caller of its host, and a task
+that two callers want is downloaded once.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from functools import partial
+from typing import Callable, Dict, List, Optional, Sequence
+
+from dfly import __version__
+from dfly.clock import Clock
+from dfly.config import (
+    BUILT_IN,
+    PeerSettings,
+    origin_of,
+    private_dir,
+    with_server_values,
+)
+from dfly.digest import Digest
+from dfly.errors import DflyError, FileError, NetworkError, NoManager, ProtocolError
+from dfly.net.http_client import HttpClient
+from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
+from dfly.net.limiter import Limiter
+from dfly.net.mover import Movers
+from dfly.service.content import check_content, file_for
+from dfly.service.control import Control
+from dfly.service.discovery import Discovery
+from dfly.service.download import Means, TaskDownload, Wish
+from dfly.service.ingest import Ingest, IngestLimits, held_state
+from dfly.service.managers import ManagerLink, Managers
+from dfly.service.metrics import METRICS_TYPE, Metrics
+from dfly.service.pieces import PieceServer, Served
+from dfly.service.runtime import Ready, Tasks, run_role
+from dfly.source import SourceChanged
+from dfly.source.http import HttpSource
+from dfly.store import TaskFile
+from dfly.store.disk import DiskStore
+from dfly.task import Geometry, TaskSpec, piece_size_for
+from dfly.wire.messages import Accepted, Hello, Join
+
+log = logging.getLogger("dfly.peer")
+
+LINK_WAIT_S = 6.0            # for a manager's link before the next manager is tried
+OFFERS_MAX = 1_000           # stored tasks that a starting daemon offers
+UPLOADS_PER_SLOT = 4         # bodies served at once, per upload slot: leases may overlap
+TEND_S = 1.0                 # between looks at idleness
+
+
+class Peer:
+    """One running daemon."""
+
+    def __init__(self, settings: PeerSettings) -> None:
+        self.settings = settings
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.port = 0
+        self.started_at = self.clock.now()
+        self._rng = random.Random()
+        self._tasks = Tasks(log)
+        self._downloads: Dict[str, TaskDownload] = {}
+        self._locks: Dict[str, asyncio.Lock] = {}
+        self._active_at = self.clock.now()
+        self._upload = Limiter(settings.upload_limit_bps)
+        self._download = Limiter(settings.download_limit_bps)
+        self.store = DiskStore(settings.store, quota=settings.quota)
+        self.movers = Movers()
+        self.managers = Managers(self._hello, self.clock, self._rng)
+        self.stop_asked = asyncio.Event()
+
+    # ------------------------------------------------------------------------ life
+    async def main(self, stop: asyncio.Event, ready: Ready) -> None:
+        """Serve until `stop`, a POST /v1/stop, or idleness; then put everything away."""
+        self.movers.start(asyncio.get_running_loop())
+        self._client = HttpClient(self.movers, per_host=32)
+        pieces = PieceServer(self._served, self.metrics, (self._upload,),
+                             self.settings.upload_slots * UPLOADS_PER_SLOT)
+        self._pieces = pieces
+        tcp = HttpServer(self._on_tcp, self.movers)
+        local = HttpServer(Control(self).answer, self.movers)
+        try:
+            self.port = await self._listen(tcp)
+            private_dir(os.path.dirname(self.settings.socket))
+            await local.listen_unix(self.settings.socket)
+            await Discovery(self.settings, self._client, self.managers,
+                            self._follow_settings).start(self._tasks)
+            self._offer_stored()
+            self._tasks.start(self._tend(stop))
+            log.info("dfly %s peer: port %d, socket %s, store %s", __version__, self.port,
+                     self.settings.socket, self.settings.store)
+            ready(self.settings.socket)
+            await _first_of(stop, self.stop_asked)
+        finally:
+            await self._put_away([local, tcp])
+
+    async def _put_away(self, servers: Sequence[HttpServer]) -> None:
+        await self._tasks.stop()
+        leaving = NetworkError("the daemon stops", "run the same command again to go on")
+        for download in list(self._downloads.values()):
+            await download.abandon(leaving)
+        await self.managers.stop()
+        for server in servers:
+            await server.close(1.0)
+        await self._client.close()
+        self.movers.stop()
+        self.store.close()
+
+    async def _listen(self, server: HttpServer) -> int:
+        host, port = self.settings.listen, self.settings.port
+        try:
+            return await server.listen_tcp(host, port)
+        except AddressInUse as error:
+            if origin_of(self.settings, "port") != BUILT_IN:
+                raise
+            taken = await server.listen_tcp(host, 0)
+            log.warning("%s; using port %d", error.what, taken)
+            return taken
+
+    async def _tend(self, stop: asyncio.Event) -> None:
+        """Once a second: forget what is over, leave when idle for long enough."""
+        while not stop.is_set():
+            await asyncio.sleep(TEND_S)
+            for task_id, download in list(self._downloads.items()):
+                if download.is_over and not download.waiters:
+                    del self._downloads[task_id]
+                    await download.abandon(FileError("the file left the store"))
+                elif not download.is_done:
+                    self.touch()
+            idle_s = self.clock.now() - self._active_at
+            if 0 < self.settings.idle_exit_s < idle_s:
+                log.info("idle for %.0f s: leaving", idle_s)
+                self.stop_asked.set()
+
+    def touch(self) -> None:
+        """Something was asked of this daemon: it isn't idle."""
+        self._active_at = self.clock.now()
+
+    # --------------------------------------------------------------------- managers
+    def _hello(self) -> Hello:
+        settings = self.settings
+        facts = {"cores": os.cpu_count() or 1, "version": __version__,
+                 "upload_slots": settings.upload_slots}
+        return Hello(self.store.host_id, self.port, settings.name, settings.location,
+                     settings.address, facts)
+
+    def _follow_settings(self, values: Dict[str, str]) -> None:
+        """The config server's values, wherever this host doesn't say otherwise."""
+        self.settings = with_server_values(self.settings, values)
+        for line in self.settings.rejected:
+            log.warning("%s", line)
+        self._upload.set_rate(self.settings.upload_limit_bps)
+        self._download.set_rate(self.settings.download_limit_bps)
+
+    # -------------------------------------------------------------------- downloads
+    def download_of(self, task_id: str) -> Optional[TaskDownload]:
+        return self._downloads.get(task_id)
+
+    @property
+    def downloads(self) -> List[TaskDownload]:
+        return list(self._downloads.values())
+
+    async def start(self, wish: Wish) -> TaskDownload:
+        """The download that fulfils the wish, found or begun. Every caller is checked anew: by
+        the manager, or by the source itself."""
+        self.touch()
+        task_id = wish.spec.task_id
+        lock = self._locks.setdefault(task_id, asyncio.Lock())
+        try:
+            async with lock:
+                return await self._start(wish, task_id)
+        finally:
+            if not lock.locked():
+                self._locks.pop(task_id, None)
+
+    async def _start(self, wish: Wish, task_id: str) -> TaskDownload:
+        why: Optional[DflyError] = None
+        for link in self.managers.for_task(task_id):
+            if not await link.opened(LINK_WAIT_S):
+                why = link.refused or NetworkError(f"manager {link.name} does not answer")
+                continue
+            held = await asyncio.to_thread(self.store.find, task_id)
+            try:
+                accepted = await link.join(partial(_join, wish, held),
+                                           max(LINK_WAIT_S, wish.timeout_s))
+            except NetworkError as error:
+                why = error
+                continue
+            return await self._adopt(link, accepted, wish)
+        if wish.no_source or self.settings.no_source:
+            reason = f" ({why.what})" if why else ""
+            raise NoManager(f"no manager can be reached{reason}",
+                            "name one by --manager, or allow the source")
+        return await self._start_alone(wish, task_id, why)
+
+    async def _adopt(self, link: ManagerLink, accepted: Accepted, wish: Wish) -> TaskDownload:
+        task_id = accepted.task_id
+        if task_id != wish.spec.task_id:
+            raise ProtocolError(f"manager {link.name} answered for another task")
+        current = await self._current(task_id, accepted.version)
+        if current is not None:
+            if not wish.no_source:
+                current.allow_source()
+            current.lead(link, accepted)
+            return current
+        file = await asyncio.to_thread(file_for, self.store, accepted, wish.spec)
+        download = self._begin(wish, file)
+        download.start_led(link, accepted)
+        return download
+
+    async def _start_alone(self, wish: Wish, task_id: str,
+                           why: Optional[DflyError]) -> TaskDownload:
+        current = self._downloads.get(task_id)
+        if (current is not None and not current.is_over and not current.is_done
+                and current.wish.headers == wish.headers):
+            return current
+        held = await asyncio.to_thread(self.store.find, task_id)
+        ingest = self._ingest(wish, (self._download, Limiter(wish.limit_bps)))
+        try:
+            known, start, stop = held_state(held)
+            content = await ingest.begin(known, start=start, stop=stop)
+            current = await self._current(task_id, content.version.token)
+            if current is not None:
+                await ingest.close()
+                return current
+            geometry = Geometry(content.length, piece_size_for(content.length))
+            file = await asyncio.to_thread(
+                lambda: self.store.open(task_id, content.version.token, geometry,
+                                        url=wish.spec.url, tag=wish.spec.tag,
+                                        digest=str(wish.spec.digest or "")))
+        except BaseException:
+            await ingest.close()
+            raise
+        download = self._begin(wish, file)
+        if why is not None:
+            download.warning = f"no manager: {why.what}"
+        download.start_alone(ingest)
+        return download
+
+    async def _current(self, task_id: str, version: str) -> Optional[TaskDownload]:
+        """The download of this very version, if one lives; one of another version is ended."""
+        current = self._downloads.get(task_id)
+        if current is None:
+            return None
+        if not current.is_over and current.file.version == version:
+            return current
+        del self._downloads[task_id]
+        await current.abandon(SourceChanged("the source changed during the download"))
+        return None
+
+    def _begin(self, wish: Wish, file: TaskFile) -> TaskDownload:
+        means = Means(self.store, self._client, self.managers, self.metrics, self.clock,
+                      self._rng, (self._download,), self._ingest)
+        download = TaskDownload(means, wish, file)
+        self._downloads[file.task_id] = download
+        return download
+
+    def _ingest(self, wish: Wish, limits: Sequence[Limiter]) -> Ingest:
+        source = HttpSource(self._client, timeout_s=wish.timeout_s)
+        return Ingest(source, wish.spec, wish.headers,
+                      limits=IngestLimits(tries=wish.tries, limiters=tuple(limits)),
+                      rng=self._rng)
+
+    async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None:
+        """DigestMismatch, and the task leaves the store, if the whole content isn't as told."""
+        for digest in digests:
+            try:
+                await asyncio.to_thread(check_content, download.file, digest)
+            except DflyError as error:
+                download.file.fail(error)
+                await asyncio.to_thread(self.store.remove, download.file.task_id)
+                raise
+
+    def _offer_stored(self) -> None:
+        """What the store holds complete is offered to the managers."""
+        if not self.managers.any_known:
+            return
+        records = [record for record in self.store.records() if record.complete]
+        for record in records[-OFFERS_MAX:]:
+            file = self.store.find(record.task_id)
+            if file is not None and record.task_id not in self._downloads:
+                spec = TaskSpec(record.url, record.tag)
+                self._begin(Wish(spec, no_source=True), file).start_seeding()
+
+    # ---------------------------------------------------------------------- serving
+    def _served(self, task_id: str) -> Optional[Served]:
+        download = self._downloads.get(task_id)
+        if download is None or download.is_over or not download.token:
+            return None
+        if download.is_done and not download.file.whole():
+            return None
+        self.touch()
+        return Served(download.file, download.token, arriving=not download.is_done)
+
+    async def _on_tcp(self, request: Request) -> Response:
+        """What other hosts may ask of this one."""
+        parts = request.path.split("/")
+        if request.method in ("GET", "HEAD"):
+            if parts[:3] == ["", "v1", "tasks"] and len(parts) in (4, 5):
+                listing = len(parts) == 5
+                if not listing or parts[4] == "pieces":
+                    return self._pieces.answer(request, parts[3], listing)
+            if request.path == "/healthz":
+                return Response(200, body=b"ok\n")
+            if request.path == "/metrics":
+                return self.metrics_page()
+        return Response(404, body=b"not found\n")
+
+    def metrics_page(self) -> Response:
+        self.metrics.set("dfly_build_info", 1, version=__version__, role="peer")
+        self.metrics.set("dfly_tasks", len(self._downloads))
+        self.metrics.set("dfly_links", sum(link.is_open for link in self.managers.links))
+        return Response(200, [("Content-Type", METRICS_TYPE)], self.metrics.render())
+
+
+def _join(wish: Wish, held: Optional[TaskFile], request: int) -> Join:
+    if held is None or held.failed is not None:
+        return Join(request, wish.spec, headers=wish.headers, flags=wish.flags)
+    return Join(request, wish.spec, held.version, held.geometry.piece_size, held.have,
+                wish.headers, wish.flags)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def run(settings: PeerSettings, ready: Callable[[str], None]) -> int:
+    """The daemon, until it is told to stop; its exit code."""
+    async def role(stop: asyncio.Event) -> None:
+        await Peer(settings).main(stop, ready)
+    return run_role(role)

@@ -1,0 +1,255 @@
+"""The manager's tasks: from a first Join to a swarm, and from the source into the store.
+
+A LedTask is one version of one task that this manager leads: its file, its token, its fetch.
+Opening one (asking the source, making the file) happens once however many hosts ask at the same
+time. Who gets which piece from whom is core/scheduler.py's; links are manager.py's.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+
+from dfly.clock import Clock
+from dfly.core.events import SEED, Event, PiecesStored, SwarmClosed, SwarmOpened, SwarmSized
+from dfly.errors import DflyError
+from dfly.service.ingest import Content, Ingest, held_state
+from dfly.service.metrics import Metrics
+from dfly.service.runtime import Tasks
+from dfly.source import SourceChanged, Version
+from dfly.store import PieceStore, TaskFile
+from dfly.task import INLINE_MAX, Geometry, TaskSpec, members, piece_size_for
+
+log = logging.getLogger("dfly.swarms")
+
+TOKEN_SIZE = 16      # random bytes: as hard to guess as an AES key
+RESTARTS_MAX = 3     # changes of the source in one opening
+Headers = Sequence[Tuple[str, str]]
+
+
+class Audience(Protocol):
+    """The manager, as its tasks see it."""
+
+    def decide(self, event: Event) -> None:
+        """Tell the scheduler, and carry out what it orders."""
+
+    def opened(self, task: LedTask) -> None: ...
+
+    def digests_grew(self, task: LedTask) -> None: ...
+
+    def sized(self, task: LedTask) -> None: ...
+
+    def ended(self, task: LedTask, error: DflyError) -> None:
+        """The task can't go on: its members must be told. SourceChanged: join again."""
+
+
+@dataclass
+class LedTask:
+    """One version of one task. `swarm` is its number on every link and in the scheduler."""
+
+    swarm: int
+    spec: TaskSpec
+    version: Version
+    file: TaskFile
+    token: bytes
+    private: bool
+    checked_at: float
+    fetching: "Optional[asyncio.Task[None]]" = None
+    error: Optional[DflyError] = None
+    source_bytes: int = 0
+    members: Set[int] = field(default_factory=set)     # hosts
+    used_at: float = 0.0
+
+    @property
+    def task_id(self) -> str:
+        return self.file.task_id
+
+    @property
+    def state(self) -> str:
+        if self.error is not None:
+            return "failed"
+        return "seeded" if self.file.complete else "fetching"
+
+    @property
+    def inline(self) -> bool:
+        """So small that it rides in the answer to Join."""
+        length = self.file.geometry.length
+        return length is not None and length <= INLINE_MAX
+
+
+class Swarms:
+    """All tasks that this manager leads."""
+
+    def __init__(self, store: PieceStore, ingest: Callable[[TaskSpec, Headers], Ingest],
+                 audience: Audience, metrics: Metrics, clock: Clock, revalidate_s: float) -> None:
+        self._store = store
+        self._make_ingest = ingest
+        self._audience = audience
+        self._metrics = metrics
+        self._clock = clock
+        self._revalidate_s = revalidate_s
+        self._tasks: Dict[str, LedTask] = {}
+        self._swarms: Dict[int, LedTask] = {}
+        self._openings: "Dict[str, asyncio.Future[LedTask]]" = {}
+        self._next_swarm = 1
+        self._work = Tasks(log)
+
+    def of_swarm(self, swarm: int) -> Optional[LedTask]:
+        return self._swarms.get(swarm)
+
+    def of_task(self, task_id: str) -> Optional[LedTask]:
+        return self._tasks.get(task_id)
+
+    @property
+    def all(self) -> List[LedTask]:
+        return list(self._swarms.values())
+
+    async def stop(self) -> None:
+        await self._work.stop()
+
+    # -------------------------------------------------------------------------- opening
+    async def lead(self, spec: TaskSpec, headers: Headers) -> LedTask:
+        """The task that a Join asks for, its version checked with the source at most every
+        `revalidate_s`. All who ask while it opens wait for the same answer; who asks for a
+        private task is checked with the source for himself."""
+        task_id = spec.task_id
+        task = self._tasks.get(task_id)
+        if task is not None and task.error is None and self._is_fresh(task):
+            if task.private:
+                await self._prove(spec, headers)
+            return task
+        opening = self._openings.get(task_id)
+        if opening is not None:
+            task = await asyncio.shield(opening)
+            if task.private:
+                await self._prove(spec, headers)
+            return task
+        opening = asyncio.ensure_future(self._open(spec, headers))
+        self._openings[task_id] = opening
+        opening.add_done_callback(lambda _: self._openings.pop(task_id))
+        return await asyncio.shield(opening)
+
+    def _is_fresh(self, task: LedTask) -> bool:
+        return (task.fetching is not None
+                or self._clock.now() - task.checked_at < self._revalidate_s)
+
+    async def _prove(self, spec: TaskSpec, headers: Headers) -> None:
+        """Whoever wants private content must be let in by the source with his own headers."""
+        ingest = self._make_ingest(spec, headers)
+        try:
+            await ingest.begin(stop=1)
+        finally:
+            await ingest.close()
+
+    async def _open(self, spec: TaskSpec, headers: Headers) -> LedTask:
+        task_id = spec.task_id
+        ingest = self._make_ingest(spec, headers)
+        handed_on = False
+        try:
+            held = await asyncio.to_thread(self._store.find, task_id)
+            known, start, stop = held_state(held)
+            content = await ingest.begin(known, start=start, stop=stop)
+            current = self._tasks.get(task_id)
+            if current is not None and current.error is None:
+                if _same(current, content):
+                    current.checked_at = self._clock.now()
+                    return current
+                self._replace(current)
+            file = await asyncio.to_thread(self._file_for, spec, content)
+            task = self._begin(spec, content, file, private=bool(headers))
+            handed_on = True
+            task.fetching = self._work.start(self._fetch(task, ingest))
+            if task.inline:
+                await asyncio.shield(task.fetching)
+                if task.error is not None:
+                    raise task.error
+            return task
+        finally:
+            if not handed_on:
+                await ingest.close()
+
+    def _file_for(self, spec: TaskSpec, content: Content) -> TaskFile:
+        geometry = Geometry(content.length, piece_size_for(content.length))
+        return self._store.open(spec.task_id, content.version.token, geometry, url=spec.url,
+                                tag=spec.tag, digest=str(spec.digest or ""))
+
+    def _begin(self, spec: TaskSpec, content: Content, file: TaskFile, private: bool) -> LedTask:
+        now = self._clock.now()
+        task = LedTask(self._next_swarm, spec, content.version, file,
+                       secrets.token_bytes(TOKEN_SIZE), private, now, used_at=now)
+        self._next_swarm += 1
+        self._tasks[task.task_id] = task
+        self._swarms[task.swarm] = task
+        file.hold()
+        self._audience.decide(SwarmOpened(task.swarm, file.geometry.piece_count,
+                                          file.geometry.piece_size))
+        if file.have:
+            self._audience.decide(PiecesStored(task.swarm, SEED, tuple(members(file.have))))
+        self._audience.opened(task)
+        return task
+
+    # ------------------------------------------------------------------------- fetching
+    async def _fetch(self, task: LedTask, ingest: Ingest) -> None:
+        """The one fetch of this version. Errors end the task; what arrived stays in the store."""
+        def on_piece(piece: int) -> None:
+            size = task.file.geometry.size_of(piece)
+            task.source_bytes += size
+            self._metrics.add("dfly_source_bytes_total", size)
+            self._metrics.add("dfly_pieces_stored_total")
+            self._audience.digests_grew(task)
+            self._audience.decide(PiecesStored(task.swarm, SEED, (piece,)))
+
+        unsized = task.file.geometry.length is None
+        try:
+            await ingest.fetch(task.file, on_piece=on_piece)
+            if unsized:
+                count = task.file.geometry.piece_count
+                assert count is not None
+                self._audience.decide(SwarmSized(task.swarm, count))
+                self._audience.sized(task)
+            self._audience.digests_grew(task)
+            log.info("task %s is seeded: %d bytes from the source", task.task_id[:12],
+                     task.source_bytes)
+        except DflyError as error:
+            log.warning("task %s: %s", task.task_id[:12], error)
+            self._end(task, error)
+        finally:
+            task.fetching = None
+            task.checked_at = self._clock.now()
+            await ingest.close()
+
+    # --------------------------------------------------------------------------- ending
+    def _replace(self, task: LedTask) -> None:
+        self._end(task, SourceChanged("the source has a new version"))
+
+    def _end(self, task: LedTask, error: DflyError) -> None:
+        """The task's swarm ends with `error`; joins from now on open it anew."""
+        if task.swarm not in self._swarms:
+            return
+        task.error = error
+        if task.fetching is not None and isinstance(error, SourceChanged):
+            task.fetching.cancel()
+        self._audience.ended(task, error)
+        self._drop(task)
+
+    def _drop(self, task: LedTask) -> None:
+        self._audience.decide(SwarmClosed(task.swarm))
+        del self._swarms[task.swarm]
+        if self._tasks.get(task.task_id) is task:
+            del self._tasks[task.task_id]
+        task.file.release()
+
+    def tend(self, keep_s: float) -> None:
+        """Forget tasks that nobody has been in for `keep_s`; their bytes stay in the store."""
+        now = self._clock.now()
+        for task in self.all:
+            if task.members or task.fetching is not None:
+                task.used_at = now
+            elif now - task.used_at > keep_s:
+                self._drop(task)
+
+
+def _same(task: LedTask, content: Content) -> bool:
+    return content.unchanged or content.version.same_as(task.version)
