@@ -22,8 +22,8 @@ from dfly.task import split_url
 from dfly.wire.http11 import (
     Body,
     CloseBody,
-    HeadParser,
     Headers,
+    HeadParser,
     RequestHead,
     ResponseHead,
     body_of,

@@ -256,21 +256,19 @@ class Stream:
         return bool(self.buffer)
 
     async def _receive(self, size: int, deadline: Optional[float]) -> bytes:
+        self._turns += 1
+        if self._turns >= TURNS_MAX:  # a fast sender must not have the loop for itself
+            self._turns = 0
+            await asyncio.sleep(0)    # before anything is read: a cancellation loses no byte
         while True:  # `recv` with a fresh block: nothing is held while thousands of links wait
             try:
-                data = self.sock.recv(size)
-                break
+                return self.sock.recv(size)
             except OSError as error:
                 verdict = self._verdict(error, WANT_READ)
             if verdict == 0:
                 return b""
             self._turns = 0
             await self._wait(verdict == WANT_WRITE, deadline)
-        self._turns += 1
-        if self._turns >= TURNS_MAX:  # a fast sender must not have the loop for itself
-            self._turns = 0
-            await asyncio.sleep(0)
-        return data
 
     async def write(self, data: bytes, timeout_s: Optional[float] = None) -> None:
         """Send all of `data`; `timeout_s` is how long the other side may take none of it."""
