@@ -62,7 +62,7 @@ class Metrics:
             lines.append(f"# HELP {name} {about}")
             lines.append(f"# TYPE {name} {kind}")
             with self._lock:
-                series = dict(self._values.get(name) or {(): 0})
+                series: Dict[Labels, float] = dict(self._values.get(name, {})) or {(): 0}
             for labels, value in sorted(series.items()):
                 inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels)
                 lines.append(f"{name}{{{inner}}} {value:.15g}" if inner
