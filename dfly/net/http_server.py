@@ -430,7 +430,7 @@ class _Connection:
         try:
             answer = error_response(error, error.status)
             assert isinstance(answer.body, bytes)
-            head = self._head(answer, VERSION_1_0, False, len(answer.body))
+            head = self._head(answer, VERSION_1_0, False)
             await self.stream.write(head + answer.body, self._server.head_timeout_s)
             await self.stream.finish()
         except NetworkError as failure:
@@ -447,16 +447,17 @@ class _Connection:
 
     # ---------------------------------------------------------------------------- sending
     def _head(self, answer: Response, version: Tuple[int, int], stays: bool,
-              length: Optional[int]) -> bytes:
+              is_head: bool = False) -> bytes:
         headers = Headers(answer.headers)
         headers.set("Date", _http_date(self._clock.wall()))
         if answer.status >= 200 and answer.status not in (204, 304):
-            if length == 0 and "Content-Length" in headers:
-                pass  # a handler's answer to HEAD, which knows the length and has no body
-            elif length is not None:
-                headers.set("Content-Length", str(length))
-            elif version > VERSION_1_0:
-                headers.set("Transfer-Encoding", "chunked")
+            length = _length_of(answer.body)
+            if length is None:
+                headers.remove("Content-Length")
+                if version > VERSION_1_0:
+                    headers.set("Transfer-Encoding", "chunked")
+            elif not (is_head and length == 0 and "Content-Length" in headers):
+                headers.set("Content-Length", str(length))  # to HEAD a handler may have told it
         if not stays:
             headers.set("Connection", "close")
         elif version == VERSION_1_0:
@@ -470,7 +471,7 @@ class _Connection:
         if not isinstance(body, (bytes, FileBody, PiecesBody)) and version == VERSION_1_0:
             stays = False  # its end is the connection's
         try:
-            head = self._head(answer, version, stays, _length_of(body))
+            head = self._head(answer, version, stays, request.method == "HEAD")
             if request.method == "HEAD" or answer.status in (204, 304):
                 await self.stream.write(head, self._server.idle_timeout_s)
             elif isinstance(body, bytes):
