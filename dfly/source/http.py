@@ -275,8 +275,6 @@ def _ascii(text: str) -> str:
 def _conditions(request: SourceRequest) -> List[Tuple[str, str]]:
     """The headers that dfly itself asks by."""
     headers = [("Accept-Encoding", "identity")]
-    if not any(name.lower() == "accept" for name, _ in request.headers):
-        headers.append(("Accept", "*/*"))
     if request.is_ranged:
         last = "" if request.stop is None else str(request.stop - 1)
         headers.append(("Range", f"bytes={request.start}-{last}"))
