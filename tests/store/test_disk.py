@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from tests.conformance import (
     store_piece,
     task,
 )
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class TestDiskStore(StoreConformance):
@@ -139,7 +142,6 @@ def test_64_marks_are_committed_without_waiting(host: Host, tmp_path: Path) -> N
 
 
 def store_piece_of_zeros(file: Any, index: int) -> None:
-    import hashlib
     file.write(index * 1000, bytes(1000))
     file.mark(index, hashlib.sha256(bytes(1000)).digest())
 
@@ -279,7 +281,7 @@ def test_a_second_owner_is_refused_by_name(host: Host) -> None:
     fill(host.start().open(task("a"), "v1", GEOMETRY))
     script = "import sys; from dfly.store.disk import DiskStore; DiskStore(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", script, str(host.root)], capture_output=True,
-                          text=True, timeout=30, check=False)
+                          text=True, timeout=30, check=False, cwd=REPOSITORY)
     assert "StoreBusy" in done.stderr and f"process {os.getpid()}" in done.stderr
     with pytest.raises(StoreBusy):
         host.start()
