@@ -99,9 +99,13 @@ def parse_bool(text: str) -> bool:
     raise UsageError(f"neither yes nor no: {text!r}")
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.strip().isdecimal() and len(text) < 20
+
+
 def parse_count(text: str) -> int:
     """A whole number, 0 or more."""
-    if not text.strip().isdecimal():
+    if not _is_number(text):
         raise UsageError(f"not a whole number: {text!r}")
     return int(text)
 
@@ -114,7 +118,7 @@ def parse_at_least_one(text: str) -> int:
 
 
 def parse_port(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) > 65535:
+    if not _is_number(text) or int(text) > 65535:
         raise UsageError(f"not a port: {text!r}", "ports are 0 (any free one) to 65535")
     return int(text)
 
