@@ -30,6 +30,7 @@ TUESDAY = "Tue, 06 Jan 2026 10:00:00 GMT"
 WAIT_S = 10.0            # how long a test waits for something that must happen
 HEAD_MAX = 256 * 1024    # bytes of a request's head
 CHUNK = 64 * 1024        # bytes per chunk of a chunked answer
+SEND_MAX = 1 << 20       # bytes of one system call: how coarse the count of bytes sent is
 REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 304: "Not Modified",
            401: "Unauthorized", 404: "Not Found", 416: "Range Not Satisfiable",
            503: "Service Unavailable"}
@@ -144,7 +145,9 @@ class SourceServer:
         self.close()
 
     def close(self) -> None:
-        """Cut every connection and join every thread."""
+        """Cut every connection and join every thread; may be called again."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self.go_on()
         self._shut(self._listener)
@@ -439,7 +442,7 @@ class _Sending:
         wake = self._server._wake
         readable, _, _ = select.select([self._sock, wake], [], [])
         if wake in readable:
-            return True
+            return not self._server._stopping.is_set()
         if not self._sock.recv(1):
             self._exchange.client_left = True
         return False
@@ -469,18 +472,26 @@ class _Sending:
             position += count
 
     def _portion(self, position: int, count: int, fd: Optional[int]) -> None:
-        """Send `count` bytes, by sendfile where that can be, and count them as they go."""
+        """Send `count` bytes, by sendfile where that can be."""
         while count:
-            if fd is not None and not isinstance(self._sock, ssl.SSLSocket):
-                sent = os.sendfile(self._sock.fileno(), fd, position, count)
-                if not sent:
-                    raise ConnectionAbortedError("the file shrank")
-            else:
-                size = min(count, 1 << 20)
-                data = os.pread(fd, size, position) if fd is not None else (
-                    memoryview(self._page.content)[position:position + size])  # type: ignore[arg-type]
-                self._sock.sendall(data)
-                sent = size
+            size = min(count, SEND_MAX)
+            # Counted first: the client may have the bytes, and a test look, before send returns.
+            self._exchange.sent += size
+            sent = 0
+            try:
+                sent = self._send(position, size, fd)
+            finally:
+                self._exchange.sent -= size - sent
             position += sent
             count -= sent
-            self._exchange.sent += sent
+
+    def _send(self, position: int, size: int, fd: Optional[int]) -> int:
+        if fd is None:
+            assert isinstance(self._page.content, bytes)
+            return self._sock.send(memoryview(self._page.content)[position:position + size])
+        if isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.send(os.pread(fd, size, position))
+        sent = os.sendfile(self._sock.fileno(), fd, position, size)
+        if not sent:
+            raise ConnectionAbortedError("the file shrank")
+        return sent

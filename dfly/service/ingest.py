@@ -197,14 +197,15 @@ class Ingest:
                                 stop if ranged else None, if_version=version,
                                 shortcut=self._shortcut)
         try:
-            return await self._source.open(request)
+            body = await self._source.open(request)
         except (NetworkError, ServerError, AuthError) as error:
             if not request.shortcut:
                 raise
             # Where a redirect leads is often good for a while only: ask for the way again.
             log.info("%s; asking %s for the way again", error.what, self.place)
-            self._shortcut = ""
-            return await self._source.open(replace(request, shortcut=""))
+            body = await self._source.open(replace(request, shortcut=""))
+        self._shortcut = body.final_url if body.redirected else ""
+        return body
 
     async def close(self) -> None:
         """Drop what `begin` left; a running `fetch` is ended by cancelling it."""
@@ -383,7 +384,8 @@ class _Transfer:
                 body: Optional[SourceBody] = None) -> _Run:
         self._unassigned &= ~run_set(first, count)
         stop = geometry.stop(first + count - 1)
-        sink = ContentSink(self._intake, geometry.start(first), stop, overlaps=body is not None)
+        overlaps = body is not None and (body.stop is None or body.stop > stop)
+        sink = ContentSink(self._intake, geometry.start(first), stop, overlaps=overlaps)
         return _Run(stop, sink, Attempts(self._ingest), body)
 
     def _next_run(self, geometry: Geometry) -> Optional[_Run]:
