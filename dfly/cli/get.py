@@ -1,21 +1,12 @@
 """Download URLs like wget, through the swarm of hosts that want the same file.
 
-The work is the peer daemon's; one is started if none runs. This is its thin client: it asks,
-shows what happens, and puts the finished file where the user wants it.
+Only the options are here, so that `dfly help get` stays quick; getting.py does the work.
 """
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List, Optional, Tuple
 
-from dfly.cli.autostart import ensure_daemon
-from dfly.cli.download import Download, Request
-from dfly.cli.screen import Screen
-from dfly.cli.target import Target, target_for
-from dfly.config import GetSettings, add_flags, load
-from dfly.digest import Digest
-from dfly.errors import DflyError, UsageError, printable
-from dfly.task import split_url
+from dfly.config import GetSettings, add_flags
 
 ALIASES = {"no_source": ("--notbs",), "timeout_s": ("-T",), "tries": ("-t",)}
 
@@ -43,81 +34,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = load(GetSettings, args)
-    if args.json and args.output == "-":
-        raise UsageError("--json and -O - both want standard output")
-    if args.output is not None and args.output != "-" and len(args.urls) > 1:
-        raise UsageError("-O names one file, and there are several URLs",
-                         "use -P DIR, or one dfly get for each")
-    downloads = [_download(args, settings, url) for url in args.urls]
-    for download in downloads:
-        if download.target is not None:
-            download.target.check()
-    screen = Screen(quiet=args.quiet, as_json=args.json)
-    _say_of_managers(ensure_daemon(settings), settings, screen)
-    codes = [_one(download, screen) for download in downloads]
-    return worst(codes)
-
-
-def worst(codes: List[int]) -> int:
-    """wget's rule for several downloads: the lowest code above 1 wins, then 1, then 0."""
-    return min((code for code in codes if code > 1), default=max(codes, default=0))
-
-
-def _one(download: Download, screen: Screen) -> int:
-    """Run one download to its end; its exit code, after saying why it failed."""
-    screen.begin(download.request.url)
-    try:
-        path, done = download.run(screen.event)
-    except DflyError as error:
-        screen.failed(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        screen.interrupted()
-        raise
-    screen.done(path, done)
-    return 0
-
-
-def _download(args: argparse.Namespace, settings: GetSettings, url: str) -> Download:
-    digest, check = _digests(args.digest, args.md5)
-    split_url(url)
-    request = Request(url=url, tag=args.tag, filters=settings.filter, digest=digest, check=check,
-                      headers=tuple(map(_header, args.headers)), no_source=settings.no_source,
-                      limit_bps=settings.limit_rate_bps, timeout_s=settings.timeout_s,
-                      tries=settings.tries, streaming=args.output == "-")
-    target: Optional[Target] = None
-    if args.output != "-":
-        target = target_for(url, args.output, args.folder)
-    return Download(settings.socket, request, target)
-
-
-def _digests(digest_text: Optional[str], md5: Optional[str]) -> Tuple[str, str]:
-    """(digest that names the content, digest to check at the end), '' for none."""
-    given = [Digest.parse(text) for text in (digest_text, f"md5:{md5}" if md5 else None) if text]
-    strong = [str(digest) for digest in given if digest.algorithm == "sha256"]
-    checks = sorted({str(digest) for digest in given if digest.algorithm != "sha256"})
-    if len(checks) > 1:
-        raise UsageError("--digest and --md5 contradict each other", "give one of them")
-    return (strong or [""])[0], (checks or [""])[0]
-
-
-def _header(text: str) -> Tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip() or any(c in text for c in "\r\n\0"):
-        raise UsageError(f"not a header: {printable(name)!r}", "write it like 'Name: value'")
-    return name.strip(), value.strip()
-
-
-def _say_of_managers(status: Optional[Dict[str, Any]], settings: GetSettings,
-                     screen: Screen) -> None:
-    """A daemon that runs already keeps its own managers, whatever this command line says."""
-    if status is None or not settings.manager or "managers" not in status:
-        return
-    used = [entry.get("address", "") if isinstance(entry, dict) else str(entry)
-            for entry in status["managers"]] if isinstance(status["managers"], list) else []
-    if sorted(used) != sorted(settings.manager):
-        screen.warn("a peer daemon runs already, and it uses "
-                    + (", ".join(map(printable, used)) or "no manager")
-                    + f"; --manager {','.join(settings.manager)} has no effect")
-
+    from dfly.cli.getting import get_all
+    return get_all(args)
