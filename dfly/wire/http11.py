@@ -244,6 +244,8 @@ class HeadParser:
             size += 2
         del self._buffer[:size]
         self._skipped += size
+        if self._skipped > self._head_max:
+            raise HttpError("nothing but empty lines")
         return size > 0
 
     def _read_first_line(self) -> None:

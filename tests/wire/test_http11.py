@@ -1,0 +1,426 @@
+"""HTTP/1.1 heads, bodies and ranges: whole, byte by byte, cut anywhere, and mutated."""
+from __future__ import annotations
+
+import random
+from typing import Callable, List, Optional, Tuple, Type
+
+import pytest
+
+from dfly.errors import ProtocolError
+from dfly.wire.http11 import (
+    CHUNK_LINE_MAX,
+    HEADERS_MAX,
+    PARTS_MAX,
+    TRAILER_MAX,
+    Body,
+    ChunkedBody,
+    CloseBody,
+    Head,
+    HeadParser,
+    Headers,
+    HttpError,
+    LengthBody,
+    NoBody,
+    RangeError,
+    RequestHead,
+    ResponseHead,
+    body_of,
+    format_content_range,
+    keep_alive,
+    parse_content_range,
+    parse_range,
+    parse_unsatisfied_range,
+)
+
+REQUEST = (b"GET /v1/tasks/ab?x=1 HTTP/1.1\r\nHost: files.example:8080\r\nRange: bytes=0-99\r\n"
+           b"X-Empty:\r\nX-Twice: one\r\nx-twice:  two \t\r\n\r\n")
+RESPONSE = (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 100\r\n"
+            b"Content-Range: bytes 0-99/1000\r\nX-Latin: caf\xe9\r\n\r\n")
+
+
+def parse(kind: str, data: bytes, cuts: Tuple[int, ...] = ()) -> Tuple[Optional[Head], bytes]:
+    """Feed `data` cut at the given places; the head and what came behind it."""
+    parser = HeadParser(kind)
+    edges = [0, *sorted(cuts), len(data)]
+    for start, stop in zip(edges, edges[1:]):
+        head = parser.feed(data[start:stop])
+        if head is not None:
+            return head, parser.rest + data[stop:]
+    return None, b""
+
+
+def refusal(kind: str, data: bytes) -> HttpError:
+    with pytest.raises(HttpError) as caught:
+        parse(kind, data)
+    return caught.value
+
+
+def request(*lines: str, body: bytes = b"") -> bytes:
+    return "\r\n".join(["POST / HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1") + body
+
+
+# --------------------------------------------------------------------------------- heads
+def test_a_request_head_is_read_and_the_rest_kept() -> None:
+    head, rest = parse("request", REQUEST + b"body")
+    assert isinstance(head, RequestHead) and rest == b"body"
+    assert (head.method, head.target, head.version) == ("GET", "/v1/tasks/ab?x=1", (1, 1))
+    assert head.headers.get("range") == "bytes=0-99"
+    assert head.headers.get("x-empty") == ""
+    assert head.headers.all("X-TWICE") == ["one", "two"]
+
+
+def test_a_response_head_is_read() -> None:
+    head, _ = parse("response", RESPONSE)
+    assert isinstance(head, ResponseHead)
+    assert (head.status, head.reason) == (206, "Partial Content")
+    assert head.headers.get("X-Latin") == "caf\xe9"
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 200\r\n", b"HTTP/1.1 200 \r\n", b"HTTP/1.0 200 OK\n"])
+def test_odd_but_harmless_status_lines_pass(line: bytes) -> None:
+    head, _ = parse("response", line + b"\r\n")
+    assert isinstance(head, ResponseHead) and head.status == 200
+
+
+def test_a_server_may_end_its_lines_with_a_bare_lf_and_a_client_may_not() -> None:
+    head, rest = parse("response", b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx")
+    assert head is not None and head.headers.get("Content-Length") == "1" and rest == b"x"
+    assert refusal("request", b"GET / HTTP/1.1\nHost: a\n\n").status == 400
+    assert refusal("request", b"GET / HTTP/1.1\r\nHost: a\r\n\n").status == 400
+
+
+def test_empty_lines_before_a_request_are_skipped() -> None:
+    head, rest = parse("request", b"\r\n\r\n" + REQUEST + b"!")
+    assert isinstance(head, RequestHead) and rest == b"!"
+
+
+@pytest.mark.parametrize("kind,data", [("request", REQUEST), ("request", b"\r\n" + REQUEST),
+                                       ("response", RESPONSE)])
+def test_cuts_anywhere_change_nothing(kind: str, data: bytes) -> None:
+    data += b"rest"
+    whole = parse(kind, data)
+    assert whole[0] is not None
+    assert parse(kind, data, tuple(range(1, len(data)))) == whole
+    rng = random.Random(1)
+    for _ in range(200):
+        cuts = tuple(rng.randrange(len(data)) for _ in range(rng.randrange(6)))
+        assert parse(kind, data, cuts) == whole
+
+
+@pytest.mark.parametrize("kind,data", [("request", REQUEST), ("response", RESPONSE)])
+def test_what_was_parsed_encodes_to_the_same_head(kind: str, data: bytes) -> None:
+    head, _ = parse(kind, data)
+    assert head is not None
+    assert parse(kind, head.encode()) == (head, b"")
+
+
+@pytest.mark.parametrize("bad", [
+    b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",            # two spaces
+    b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+    b"GET / x HTTP/1.1\r\nHost: a\r\n\r\n",           # a space in the target
+    b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /\r\nHost: a\r\n\r\n",                      # HTTP/0.9
+    b"G\xc3T / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",                        # no Host
+    b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a/../b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",            # space before the colon
+    b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",  # obs-fold
+    b"GET / HTTP/1.1\r\n folded: a\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",  # bare CR
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x7fb\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n: no name\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX(): a\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: a\nY: b\r\n\r\n",  # bare LF smuggles a header
+])
+def test_malformed_requests_are_refused_with_400(bad: bytes) -> None:
+    assert refusal("request", bad).status == 400
+
+
+@pytest.mark.parametrize("kind,start", [("request", b"\x16\x03\x01"), ("request", b"\x00"),
+                                        ("request", b"\x80\x01"), ("response", b"SSH-2.0"),
+                                        ("response", b"\x15\x03"), ("response", b"<html>")])
+def test_garbage_is_refused_at_its_first_bytes(kind: str, start: bytes) -> None:
+    assert refusal(kind, start).status == 400
+
+
+@pytest.mark.parametrize("version", [b"2.0", b"0.9", b"1.2", b"3.1"])
+def test_other_versions_are_refused(version: bytes) -> None:
+    assert refusal("request", b"GET / HTTP/" + version + b"\r\nHost: a\r\n\r\n").status == 505
+
+
+def test_long_heads_are_refused_by_what_is_long() -> None:
+    assert refusal("request", b"GET /" + b"a" * 70_000).status == 414
+    long_header = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000
+    assert refusal("request", long_header).status == 431
+    assert refusal("request", long_header + b"\r\n\r\n").status == 431
+    many = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * HEADERS_MAX + b"\r\n"
+    assert refusal("request", many).status == 431
+    assert refusal("request", b"\r\n" * 40_000).status == 400
+    assert refusal("response", b"HTTP/1.1 200 " + b"a" * 70_000).status == 431
+
+
+def test_a_head_of_exactly_the_bound_passes() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n"
+    padded = data.replace(b"X: ", b"X: " + b"a" * (500 - len(data)))
+    assert HeadParser("request", 500).feed(padded) is not None
+    with pytest.raises(HttpError):
+        HeadParser("request", 499).feed(padded)
+
+
+def test_mutated_heads_give_a_head_or_an_http_error_and_nothing_else() -> None:
+    rng = random.Random(7)
+    survivors = 0
+    for round_number in range(6_000):
+        kind, seed = (("request", REQUEST), ("response", RESPONSE))[round_number % 2]
+        data = bytearray(seed)
+        for _ in range(rng.randrange(1, 5)):
+            place = rng.randrange(len(data))
+            action = rng.randrange(3)
+            if action == 0:
+                data[place] = rng.choice(b"\r\n :\x00\xff0Aa,;") if rng.random() < .5 \
+                    else rng.randrange(256)
+            elif action == 1:
+                del data[place]
+            else:
+                data[place:place] = rng.choice([b"\r\n", b"\n", b"\r", b" ", b":", b"\r\n\r\n"])
+        cuts = tuple(rng.randrange(len(data)) for _ in range(rng.randrange(4)))
+        outcomes = [_outcome(kind, bytes(data), ()), _outcome(kind, bytes(data), cuts)]
+        assert outcomes[0] == outcomes[1], bytes(data)
+        survivors += isinstance(outcomes[0], tuple)
+    assert 0 < survivors < 6_000
+
+
+def _outcome(kind: str, data: bytes, cuts: Tuple[int, ...]) -> object:
+    try:
+        head, rest = parse(kind, data, cuts)
+        if head is not None:
+            body_of(head, "GET")
+        return head, rest
+    except HttpError as error:
+        return error.status
+
+
+def test_headers_keep_order_and_forget_case() -> None:
+    headers = Headers([("A", "1"), ("B", "2"), ("a", "3")])
+    assert headers.get("a") == "1" and headers.all("A") == ["1", "3"] and "b" in headers
+    headers.set("a", "9")
+    assert list(headers) == [("a", "9"), ("B", "2")]
+    headers.set("C", "x")
+    headers.remove("b")
+    assert list(headers) == [("a", "9"), ("C", "x")] and headers.get("B", "none") == "none"
+    assert Headers([("Connection", "Keep-Alive, Upgrade")]).tokens("connection") == [
+        "keep-alive", "upgrade"]
+
+
+@pytest.mark.parametrize("head", [
+    RequestHead("GET", "/a b"), RequestHead("G T", "/"), RequestHead("GET", "/\r\nX: y"),
+    RequestHead("GET", "/", Headers([("X", "a\r\nY: b")])),
+    RequestHead("GET", "/", Headers([("X: y", "a")])),
+    ResponseHead(200, "OK\r\nX: y"), ResponseHead(200, "", Headers([("Location", "a\nb")])),
+])
+def test_a_head_that_would_split_is_never_written(head: Head) -> None:
+    with pytest.raises(HttpError):
+        head.encode()
+
+
+def test_text_beyond_latin_1_goes_out_as_utf_8() -> None:
+    assert b"X: \xe2\x82\xac\r\n" in RequestHead("GET", "/", Headers([("X", "\u20ac")])).encode()
+
+
+@pytest.mark.parametrize("version,connection,stays", [
+    ((1, 1), None, True), ((1, 1), "close", False), ((1, 1), "x, Close", False),
+    ((1, 0), None, False), ((1, 0), "Keep-Alive", True),
+])
+def test_keep_alive(version: Tuple[int, int], connection: Optional[str], stays: bool) -> None:
+    headers = Headers([("Connection", connection)] if connection else [])
+    head = RequestHead("GET", "/", headers, version)
+    assert keep_alive(head) is stays
+    assert keep_alive(ResponseHead(200), head) is stays
+
+
+# ------------------------------------------------------------------- where a body ends
+def framing(*lines: str) -> Body:
+    head, _ = parse("request", request(*lines))
+    assert head is not None
+    return body_of(head)
+
+
+def test_a_body_is_framed_by_length_or_chunks() -> None:
+    assert isinstance(framing(), NoBody)
+    assert framing("Content-Length: 12").remaining == 12
+    assert framing("Content-Length: 12", "content-length: 12").remaining == 12
+    assert isinstance(framing("Transfer-Encoding: Chunked"), ChunkedBody)
+
+
+@pytest.mark.parametrize("lines", [
+    ("Content-Length: 1", "Transfer-Encoding: chunked"),
+    ("Content-Length: 1", "Content-Length: 2"), ("Content-Length: 1, 2",),
+    ("Content-Length: -1",), ("Content-Length: +1",), ("Content-Length: 0x1",),
+    ("Content-Length: 1 2",), ("Content-Length:",), ("Content-Length: 1e3",),
+    ("Content-Length: 99999999999999999999",), ("Content-Length: 9999999999999999999",),
+    ("Content-Length: \xb2",),
+    ("Transfer-Encoding: gzip, chunked",), ("Transfer-Encoding: chunked, chunked",),
+    ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), ("Transfer-Encoding: xchunked",),
+    ("Transfer-Encoding: identity",), ("Transfer-Encoding: chunked;q=1",), ("Transfer-Encoding:",),
+])
+def test_ambiguous_framing_is_refused(lines: Tuple[str, ...]) -> None:
+    with pytest.raises(HttpError) as caught:
+        framing(*lines)
+    assert caught.value.status == 400
+
+
+def test_chunks_in_http_1_0_are_refused() -> None:
+    head, _ = parse("request", b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert head is not None
+    with pytest.raises(HttpError):
+        body_of(head)
+
+
+@pytest.mark.parametrize("status,method,kind", [
+    (200, "GET", CloseBody), (200, "HEAD", NoBody), (204, "GET", NoBody), (304, "GET", NoBody),
+    (101, "GET", NoBody), (200, "CONNECT", NoBody), (404, "CONNECT", CloseBody),
+])
+def test_a_response_without_length(status: int, method: str, kind: Type[Body]) -> None:
+    assert type(body_of(ResponseHead(status), method)) is kind
+
+
+def drink(body: Body, data: bytes, cuts: Tuple[int, ...] = ()) -> Tuple[bytes, bytes]:
+    """Feed all of `data`; (content, what was left over)."""
+    content = bytearray()
+    rest = bytearray()
+    edges = [0, *sorted(cuts), len(data)]
+    for start, stop in zip(edges, edges[1:]):
+        view = memoryview(data)[start:stop]
+        while len(view) and not body.done:
+            parts, used = body.feed(view)
+            assert used > 0 and sum(map(len, parts)) <= used
+            content += b"".join(parts)
+            view = view[used:]
+        rest += view
+    return bytes(content), bytes(rest)
+
+
+def test_a_body_by_length_takes_exactly_that() -> None:
+    body = LengthBody(5)
+    assert drink(body, b"abc") == (b"abc", b"") and body.remaining == 2
+    with pytest.raises(ProtocolError, match="truncated body: 3 of 5"):
+        body.eof()
+    assert drink(body, b"defgh") == (b"de", b"fgh") and body.done and body.remaining == 0
+    body.eof()
+    assert LengthBody(0).done
+
+
+def test_a_body_until_close_ends_with_the_connection() -> None:
+    body = CloseBody()
+    assert drink(body, b"abc") == (b"abc", b"") and not body.done and body.remaining is None
+    body.eof()
+    assert body.done
+
+
+CHUNKED = b"5\r\nhello\r\n0A;ext=\"v\"\r\n 0123\r\n678\r\n0\r\nX-Sum: 1\r\n\r\n"
+
+
+def test_chunks_are_joined_and_trailers_dropped() -> None:
+    body = ChunkedBody()
+    assert drink(body, CHUNKED + b"next") == (b"hello 0123\r\n678", b"next")
+    assert body.done and body.remaining == 0
+
+
+def test_chunks_cut_anywhere() -> None:
+    rng = random.Random(3)
+    every = tuple(range(1, len(CHUNKED)))
+    for cuts in [every, *(tuple(rng.sample(every, 4)) for _ in range(100))]:
+        body = ChunkedBody()
+        assert drink(body, CHUNKED + b"next", cuts) == (b"hello 0123\r\n678", b"next")
+        assert body.done
+
+
+def test_every_truncation_of_a_chunked_body_is_noticed() -> None:
+    for size in range(len(CHUNKED)):
+        body = ChunkedBody()
+        drink(body, CHUNKED[:size])
+        assert not body.done
+        with pytest.raises(ProtocolError, match="truncated"):
+            body.eof()
+
+
+@pytest.mark.parametrize("bad", [
+    b"\r\n", b"x\r\n", b"-1\r\n", b"+1\r\nx", b"0x1\r\n", b" 1\r\n", b"1 2\r\n", b"1\n",
+    b"5\r\nhelloX\r\n", b"5\r\nhello\n", b"5\r\nhello0\r\n", b"1\x00\r\n", b"1;a\rb\r\n",
+    b"fffffffffffffffff\r\n", b"ffffffffffffffff\r\n", b"1" * (CHUNK_LINE_MAX + 1),
+    b"1;" + b"a" * CHUNK_LINE_MAX + b"\r\n",
+    b"0\r\nno colon\r\n\r\n", b"0\r\n folded: x\r\n\r\n",
+    b"0\r\n" + (b"X: " + b"a" * 500 + b"\r\n") * (TRAILER_MAX // 500 + 1) + b"\r\n",
+])
+def test_malformed_chunks_are_refused(bad: bytes) -> None:
+    with pytest.raises(HttpError):
+        drink(ChunkedBody(), bad)
+    with pytest.raises(HttpError):
+        drink(ChunkedBody(), bad, tuple(range(1, len(bad))))
+
+
+def test_mutated_chunks_end_give_content_or_an_http_error() -> None:
+    rng = random.Random(11)
+    for _ in range(3_000):
+        data = bytearray(CHUNKED)
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        cuts = tuple(rng.randrange(len(data)) for _ in range(3))
+        results: List[object] = []
+        for places in ((), cuts):
+            try:
+                results.append(drink(ChunkedBody(), bytes(data), places))
+            except HttpError:
+                results.append("refused")
+        assert results[0] == results[1], bytes(data)
+
+
+def test_a_flood_of_tiny_chunks_is_handed_out_in_bounded_portions() -> None:
+    data = b"1\r\nx\r\n" * (PARTS_MAX * 2)
+    parts, used = ChunkedBody().feed(memoryview(data))
+    assert len(parts) == PARTS_MAX and used < len(data)
+    assert drink(ChunkedBody(), data)[0] == b"x" * (PARTS_MAX * 2)
+
+
+# -------------------------------------------------------------------------------- ranges
+@pytest.mark.parametrize("value,span", [
+    ("bytes=0-99", (0, 100)), ("bytes=10-10", (10, 11)), ("bytes=990-5000", (990, 1000)),
+    ("bytes=5-", (5, 1000)), ("bytes=-10", (990, 1000)), ("bytes=-5000", (0, 1000)),
+    ("Bytes = 0-1", None), ("BYTES=0-1", (0, 2)), ("bytes=0-1,5-6", None), ("bytes=5-4", None),
+    ("bytes=-", None), ("bytes=a-b", None), ("items=0-1", None), ("", None),
+    ("bytes=0-99999999999999999999", None), ("bytes=\u0661-2", None),
+])
+def test_a_range_is_clipped_or_ignored(value: str, span: Optional[Tuple[int, int]]) -> None:
+    assert parse_range(value, 1000) == span
+
+
+@pytest.mark.parametrize("value,length", [("bytes=1000-", 1000), ("bytes=2000-3000", 1000),
+                                          ("bytes=-0", 1000), ("bytes=0-", 0), ("bytes=-5", 0)])
+def test_a_range_outside_is_unsatisfiable(value: str, length: int) -> None:
+    with pytest.raises(RangeError) as caught:
+        parse_range(value, length)
+    assert caught.value.status == 416
+
+
+@pytest.mark.parametrize("text,value", [("bytes 0-99/1000", (0, 100, 1000)),
+                                        ("bytes 5-5/*", (5, 6, None))])
+def test_a_content_range_round_trips(text: str, value: Tuple[int, int, Optional[int]]) -> None:
+    assert parse_content_range(text) == value
+    assert format_content_range(*value) == text
+
+
+@pytest.mark.parametrize("text", ["", "bytes", "bytes 5-4/10", "bytes 0-10/10", "bytes */10",
+                                  "bytes=0-1/2", "items 0-1/2", "bytes -1-1/2", "bytes 0-/2",
+                                  "bytes 0-9999999999999999999/*"])
+def test_an_impossible_content_range_is_a_protocol_error(text: str) -> None:
+    with pytest.raises(ProtocolError):
+        parse_content_range(text)
+
+
+def test_the_total_of_an_unsatisfied_range() -> None:
+    parsed: Callable[[str], Optional[int]] = parse_unsatisfied_range
+    assert parsed("bytes */0") == 0 and parsed("bytes */77") == 77 and parsed("bytes 0-1/2") is None
