@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import threading
 from typing import Any, Callable, Iterator, List
 
@@ -422,6 +423,40 @@ class StoreConformance:
         file.set_length(10)
         store.open(task("next"), "v", Geometry(80 * MIB, PIECE))
         assert len(store.records()) == 2
+
+    def test_many_threads_few_tasks_little_room(
+            self, make_store: Callable[..., PieceStore]) -> None:
+        store = make_store(quota=3 * LENGTH, high=0.9, low=0.5)
+        served: List[bytes] = []
+
+        def work(seed: int) -> None:
+            rng = random.Random(seed)
+            for _ in range(30):
+                name, version = rng.choice("abcde"), rng.choice(["v1", "v1", "v2"])
+                try:
+                    file = store.open(task(name), version, GEOMETRY)
+                    file.hold()
+                    for index in range(6):
+                        file.put(index, piece(index), digest(index))
+                    served.append(file.read(0, LENGTH))
+                    file.release()
+                    if rng.random() < 0.2:
+                        store.remove(task(name))
+                    store.records()
+                except NoSpace:
+                    pass  # all three places in use: fair
+                except FileError as error:  # removed or replaced by another thread: fair
+                    assert "was removed" in error.what or "gave way" in error.what or (
+                        "was evicted" in error.what), error
+        threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads), "deadlock"
+        assert served and all(data == CONTENT for data in served)
+        for record in store.records():
+            assert store.verify(record.task_id) == 0
 
     def test_host_id(self, make_store: Callable[..., PieceStore]) -> None:
         first, second = make_store(), make_store()

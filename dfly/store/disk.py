@@ -50,6 +50,7 @@ class DiskStore:
         self._recent: Deque[PieceFile] = deque(maxlen=RECENT_FILES)
         self._lock = threading.RLock()     # which file is a task's; never held while one is read
         self._opening = threading.Lock()   # two who open one task at once get one file
+        self._lagging = False  # the last commit failed: marks don't try, the flusher does
         self._unsynced: Set[int] = set()   # keys of tasks that wait for a sync
         self._lock_fd = own_folder(self.root)
         try:
@@ -59,7 +60,7 @@ class DiskStore:
         except BaseException:
             os.close(self._lock_fd)
             raise
-        self._flusher = Flusher(self._index.commit)
+        self._flusher = Flusher(self._commit_late)
 
     # ------------------------------------------------------------------ tasks
     def open(self, task_id: str, version: str, geometry: Geometry, *, url: str = "",
@@ -131,9 +132,10 @@ class DiskStore:
 
     # ------------------------------------------------------------------ Ledger
     def marked(self, key: int, piece_index: int, digest: bytes) -> None:
-        if self._index.mark(key, piece_index, digest) % COMMIT_PIECES == 0:
-            self._commit_now()
+        waiting = self._index.mark(key, piece_index, digest)
         self._flusher.soon()
+        if waiting >= COMMIT_PIECES and not self._lagging:
+            self._commit_now()
 
     def unmarked(self, key: int, piece_set: int) -> None:
         self._index.unmark(key, list(members(piece_set)))
@@ -317,10 +319,16 @@ class DiskStore:
             self._index.reserve(key, size)
 
     # ------------------------------------------------------------------ late work
+    def _commit_late(self) -> None:
+        self._lagging = True  # until proved otherwise
+        self._index.commit()
+        self._lagging = False
+
     def _commit_now(self) -> None:
-        """Marking a piece can't fail for the index's sake: what isn't written stays queued."""
+        """Marking a piece can't fail for the index's sake: what isn't written stays queued, for
+        the flusher to try again."""
         try:
-            self._index.commit()
+            self._commit_late()
         except DflyError as error:
             _log.warning("the index lags behind: %s", error)
 

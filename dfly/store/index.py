@@ -194,9 +194,8 @@ class Index:
                    " WHERE key = ?", key)
 
     def learn(self, key: int, first: int, digests: bytes) -> None:
-        for step in range(len(digests) // SHA256_SIZE):
-            digest = digests[step * SHA256_SIZE:(step + 1) * SHA256_SIZE]
-            self.later(_LEARN, key, first + step, digest)
+        """Queued whole, cut into rows by whoever commits: the caller may be an event loop."""
+        self.later(_LEARN, key, first, digests)
 
     def size(self, key: int, length: int) -> None:
         self.later("UPDATE tasks SET length = ?, reserved = ? WHERE key = ?", length, length, key)
@@ -235,7 +234,10 @@ class Index:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 for statement, values in batch:
-                    self._db.execute(statement, values)
+                    if statement is _LEARN:
+                        self._db.executemany(statement, _learnt_rows(*values))
+                    else:
+                        self._db.execute(statement, values)
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._db.in_transaction:
@@ -290,6 +292,11 @@ class Index:
         raise FileError(f"can't use {self.path}: {error}",
                         "restart the daemon: it checks the index and rebuilds a damaged one"
                         ) from error
+
+
+def _learnt_rows(key: int, first: int, digests: bytes) -> Iterator[Tuple[int, int, bytes]]:
+    for step in range(len(digests) // SHA256_SIZE):
+        yield key, first + step, digests[step * SHA256_SIZE:(step + 1) * SHA256_SIZE]
 
 
 def _runs(rows: List[Tuple[Any, ...]]) -> Iterator[Tuple[int, int, bool, bytes]]:
