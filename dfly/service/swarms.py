@@ -79,6 +79,27 @@ class LedTask:
         return length is not None and length <= INLINE_MAX
 
 
+class _Arrivals:
+    """Pieces on their way from the source to the swarm. While the length isn't known, the latest
+    is held back: it may be the short last one, and nobody could ask for its bytes rightly."""
+
+    def __init__(self, task: LedTask, announce: Callable[[LedTask, int], None], *,
+                 hold_back: bool) -> None:
+        self._task = task
+        self._announce = announce
+        self._hold_back = hold_back
+        self._waiting: List[int] = []
+
+    def add(self, piece: int) -> None:
+        self._waiting.append(piece)
+        while len(self._waiting) > self._hold_back:
+            self._announce(self._task, self._waiting.pop(0))
+
+    def end(self) -> None:
+        for piece in self._waiting:
+            self._announce(self._task, piece)
+
+
 class Swarms:
     """All tasks that this manager leads."""
 
@@ -193,23 +214,16 @@ class Swarms:
     # ------------------------------------------------------------------------- fetching
     async def _fetch(self, task: LedTask, ingest: Ingest) -> None:
         """The one fetch of this version. Errors end the task; what arrived stays in the store."""
-        def on_piece(piece: int) -> None:
-            size = task.file.geometry.size_of(piece)
-            task.source_bytes += size
-            self._metrics.add("dfly_source_bytes_total", size)
-            self._metrics.add("dfly_pieces_stored_total")
-            self._audience.digests_grew(task)
-            self._audience.decide(PiecesStored(task.swarm, SEED, (piece,)))
-
         unsized = task.file.geometry.length is None
+        arrivals = _Arrivals(task, self._announce, hold_back=unsized)
         try:
-            await ingest.fetch(task.file, on_piece=on_piece)
+            await ingest.fetch(task.file, on_piece=arrivals.add)
             if unsized:
                 count = task.file.geometry.piece_count
                 assert count is not None
                 self._audience.decide(SwarmSized(task.swarm, count))
                 self._audience.sized(task)
-            self._audience.digests_grew(task)
+            arrivals.end()
             log.info("task %s is seeded: %d bytes from the source", task.task_id[:12],
                      task.source_bytes)
         except DflyError as error:
@@ -219,6 +233,15 @@ class Swarms:
             task.fetching = None
             task.checked_at = self._clock.now()
             await ingest.close()
+
+    def _announce(self, task: LedTask, piece: int) -> None:
+        """A piece from the source is in the store: whoever wants it may have it now."""
+        size = task.file.geometry.size_of(piece)
+        task.source_bytes += size
+        self._metrics.add("dfly_source_bytes_total", size)
+        self._metrics.add("dfly_pieces_stored_total")
+        self._audience.digests_grew(task)
+        self._audience.decide(PiecesStored(task.swarm, SEED, (piece,)))
 
     # --------------------------------------------------------------------------- ending
     def _replace(self, task: LedTask) -> None:
