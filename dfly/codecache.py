@@ -18,7 +18,6 @@ import stat
 import sys
 import zipimport
 import zlib
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any, Dict, Optional, Sequence, Tuple
@@ -128,8 +127,9 @@ def _prune(path: str) -> None:
         os.rmdir(folder)
 
 
-class Finder(Loader, MetaPathFinder):
-    """Finds and loads `dfly.*`: one object is finder and loader of all of them."""
+class Finder:
+    """Finds and loads `dfly.*`: one object is finder and loader of all of them. It has the methods
+    of both without their base classes: importing importlib.abc costs more than dfly's own start."""
 
     def __init__(self, archive: Archive, folder: Optional[CodeFolder]) -> None:
         self._archive = archive
@@ -144,7 +144,8 @@ class Finder(Loader, MetaPathFinder):
             return None
         origin = os.path.join(self._archive.path, inside)
         package = self.is_package(name)
-        spec = ModuleSpec(name, self, origin=origin, is_package=package)
+        loader: Any = self
+        spec = ModuleSpec(name, loader, origin=origin, is_package=package)
         spec.has_location = True
         if package:
             spec.submodule_search_locations = [os.path.dirname(origin)]
@@ -200,7 +201,7 @@ def install(archive_path: str) -> None:
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".cache")
     folder = CodeFolder.open(base, archive.read(BUILD_ID_FILE).decode("ascii").strip())
-    finder = Finder(archive, folder)
+    finder: Any = Finder(archive, folder)
     sys.meta_path.insert(0, finder)
     dfly = sys.modules["dfly"]  # zipimport loaded it, maybe by a path that a chdir makes wrong
     dfly.__path__[:] = [os.path.join(archive.path, "dfly")]
