@@ -5,13 +5,14 @@ module beyond this one, because every start pays for what is imported here.
 """
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Protocol, Tuple, cast
 
 from dfly import __version__
-from dfly.errors import DflyError, UsageError, printable
+from dfly.errors import DflyError, FileError, UsageError, printable
 
 if TYPE_CHECKING:
     import argparse
@@ -61,9 +62,19 @@ def main(argv: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, and would complain about the same again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return PIPE_CLOSED
+    except OSError as error:  # only our own output can fail here: all else was translated below
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        _drop_output()
+        sys.stderr.write(f"dfly: standard output: {error.strerror}\n")
+        return FileError.exit_code
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more at its end, and would complain about the same again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: List[str]) -> int:

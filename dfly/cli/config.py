@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     def serve(ready: Callable[[str], None]) -> int:
         settings = load(ConfigSettings, args)
-        from dfly.service import config_server
+        from dfly.service import config_server, runtime
+        runtime.set_up_log()
         return config_server.run(settings, ready)
 
     return run_role("config", args.ready_fd, serve)

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     def serve(ready: Callable[[str], None]) -> int:
         settings = load(PeerSettings, args)
-        from dfly.service import peer
+        from dfly.service import peer, runtime
+        runtime.set_up_log()
         return peer.run(settings, ready)
 
     return run_role("peer", args.ready_fd, serve)

@@ -38,6 +38,8 @@ class Meter:
         self.shares = [_count(event.get(f"from_{origin}"), old) or 0
                        for origin, old in zip(ORIGINS, self.shares)]
         self.received = _count(event.get("bytes"), sum(self.shares)) or 0
+        if event.get("event") == "done" and self.length is not None:
+            self.received = self.length
         self._measure(max(0, self.received - before), now)
 
     def _measure(self, arrived: int, now: float) -> None:

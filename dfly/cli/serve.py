@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     def serve(ready: Callable[[str], None]) -> int:
         settings = load(ServeSettings, args)
-        from dfly.service import manager
+        from dfly.service import manager, runtime
+        runtime.set_up_log()
         return manager.run(settings, ready)
 
     return run_role("serve", args.ready_fd, serve)

@@ -18,8 +18,12 @@ TASK_COLUMNS = (("task", "TASK", "id"), ("state", "STATE", "s"), ("length", "SIZ
                 ("pieces_held", "HELD", "n"), ("peers", "PEERS", "n"),
                 ("complete_peers", "DONE", "n"), ("source_bytes", "FROM SOURCE", "b"),
                 ("url", "URL", "s"))
+DOWNLOAD_COLUMNS = (("task", "TASK", "id"), ("state", "STATE", "s"), ("length", "SIZE", "b"),
+                    ("bytes", "HERE", "b"), ("from_peers", "FROM PEERS", "b"),
+                    ("from_manager", "MANAGER", "b"), ("from_source", "SOURCE", "b"),
+                    ("url", "URL", "s"))
 BYTE_COUNTERS = (("source_bytes", "from sources"), ("received_bytes", "received from the swarm"),
-                 ("served_bytes", "sent to the swarm"))
+                 ("served_bytes", "sent to the swarm"), ("sent_bytes", "sent to the swarm"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +59,11 @@ def _address(args: argparse.Namespace) -> Address:
 def describe(status: Mapping[str, Any]) -> str:
     """The status of any role as text; what is missing or of another shape is left out."""
     paragraphs = [_heading(status)]
-    hosts, tasks = _rows(status.get("hosts")), _rows(status.get("tasks"))
-    if hosts:
-        paragraphs.append(_table(HOST_COLUMNS, hosts))
-    if tasks:
-        paragraphs.append(_table(TASK_COLUMNS, tasks))
+    for key, columns in (("hosts", HOST_COLUMNS), ("tasks", TASK_COLUMNS),
+                         ("downloads", DOWNLOAD_COLUMNS)):
+        rows = _rows(status.get(key))
+        if rows:
+            paragraphs.append(_table(columns, rows))
     return "\n\n".join(paragraphs)
 
 

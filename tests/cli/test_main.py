@@ -1,0 +1,96 @@
+"""The command line as such: the table, help, usage errors, and what becomes of exceptions."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import pytest
+
+import dfly.cli
+from dfly import __version__
+from dfly.cli import COMMANDS, main
+from dfly.cli import status as status_command
+from dfly.errors import ALL, DflyError, error_from_wire
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dfly {__version__}\n"
+    for arguments in (["--help"], ["-h"], ["help"]):
+        assert main(arguments) == 0
+        said = capsys.readouterr().out
+        assert all(f"\n  {name} " in said and command.summary in said
+                   for name, command in COMMANDS.items())
+    assert main(["help", "get"]) == 0
+    assert main(["get", "--help"]) == 0
+    first, second = capsys.readouterr().out.split("usage: dfly get")[1:]
+    assert first == second and "--limit-rate" in first
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["gte"], "no command 'gte': did you mean 'get'?"),
+    (["\x1b[2J"], "no command"),
+    (["--verbose"], "no option --verbose"),
+    (["status", "extra"], "unrecognized arguments: extra: see dfly help status"),
+    (["cache"], "the following arguments are required"),
+    (["cache", "rm"], "cache rm needs a TASK, or --all"),
+    (["help", "nothing"], "no command 'nothing'"),
+    (["demo", "--hosts", "0"], "must be at least 1"),
+    (["demo", "--hosts", "100000"], "dfly simulate does thousands"),
+    (["demo", "--size", "0"], "an empty file shows nothing"),
+    (["status", "--manager", "a:b:c:d/"], "not an address"),
+])
+def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: List[str],
+                                 words: str) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.startswith("dfly: ") and said.err.count("\n") == 1
+    assert said.out == "" and "\x1b" not in said.err
+
+
+def test_no_command_prints_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "  get " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_each_error_has_its_code_and_two_parts(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        kind: "type[DflyError]") -> None:
+    def fail(args: object) -> int:
+        raise error_from_wire(kind.exit_code, "it broke", "mend it")
+
+    monkeypatch.setattr(status_command, "run", fail)
+    assert main(["status"]) == kind.exit_code
+    assert capsys.readouterr().err == "dfly: it broke: mend it\n"
+
+
+def test_interrupts_have_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_command, "run", interrupt)
+    assert main(["status"]) == dfly.cli.INTERRUPTED
+
+
+def test_an_output_that_nobody_reads_is_silent() -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    process = subprocess.Popen([sys.executable, "-m", "dfly", "--help"], cwd=ROOT,
+                               stdout=write_fd, stderr=subprocess.PIPE)
+    os.close(write_fd)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (141, b"")
+
+
+def test_an_output_that_takes_nothing_is_a_file_error() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "dfly", "--help"], cwd=ROOT, stdout=full,
+                              stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 3 and done.stderr.count(b"\n") == 1
+    assert b"standard output: No space left on device" in done.stderr
