@@ -59,8 +59,8 @@ async def moving(threads: int = 1) -> AsyncIterator[Movers]:
 
 
 @contextlib.contextmanager
-def listening() -> Any:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def listening(host: str = "127.0.0.1") -> Any:
+    with socket.create_server((host, 0)) as listener:
         yield listener
 
 
