@@ -84,10 +84,12 @@ class DiskStore:
         if not is_task_id(task_id):
             return None
         file = self._current(task_id)
-        if file is None:
-            return None
-        file.confirm()
-        if not self._in_place(file) or not file.whole():
+        while file is not None:
+            file.confirm()
+            if self._in_place(file):
+                break
+            file = self._current(task_id)  # another thread replaced it meanwhile
+        if file is None or not file.whole():
             return None
         self._index.touch(file.key, self._clock.wall())
         self._flusher.soon()
@@ -168,7 +170,7 @@ class DiskStore:
         task_id = self._index.task_id_of(key)
         if task_id is not None:
             _log.warning("task %s left the store: its file was changed by someone else", task_id)
-            self._drop(task_id, "was changed by someone else")
+            self._drop(task_id, "was changed by someone else", key)
 
     # ------------------------------------------------------------------ files
     def _current(self, task_id: str) -> Optional[PieceFile]:
@@ -240,20 +242,27 @@ class DiskStore:
         return file
 
     def _in_place(self, file: PieceFile) -> bool:
-        """False if the data file was deleted or replaced by someone else."""
-        try:
-            facts = os.stat(self._path(file.task_id), follow_symlinks=False)
-        except OSError:
-            facts = None  # gone, or out of reach: either way not to be delivered from
-        mine = os.fstat(file.fileno())
-        if facts is not None and (facts.st_ino, facts.st_dev) == (mine.st_ino, mine.st_dev):
-            return True
+        """False if this isn't the task's file any more. If that is someone else's doing (the data
+        file was deleted or replaced by hand), the task leaves the store."""
+        with self._lock:
+            if self._live.get(file.task_id) is not file:
+                return False
+            try:
+                facts = os.stat(self._path(file.task_id), follow_symlinks=False)
+            except OSError:
+                facts = None  # gone, or out of reach: either way not to be delivered from
+            mine = os.fstat(file.fileno())
+            if facts is not None and (facts.st_ino, facts.st_dev) == (mine.st_ino, mine.st_dev):
+                return True
         file.fail(FileError(f"{file.path} is gone", "it was deleted or replaced by someone else"))
         self.spoiled(file.key)
         return False
 
-    def _drop(self, task_id: str, why: str) -> bool:
+    def _drop(self, task_id: str, why: str, key: int = 0) -> bool:
+        """Forget the task; with `key`, only if that is still what the task is."""
         with self._lock:
+            if key and self._index.task_id_of(key) != task_id:
+                return False
             file = self._live.pop(task_id, None)
             if file is not None and file in self._recent:
                 self._recent.remove(file)
@@ -343,8 +352,8 @@ class DiskStore:
         """Write a complete file through to the disk, so that no crash makes it doubtful."""
         with self._lock:
             self._unsynced.discard(key)
-        task_id = self._index.task_id_of(key)
-        fd = None if task_id is None else self._open_data(task_id)
+            task_id = self._index.task_id_of(key)
+            fd = None if task_id is None else self._open_data(task_id)
         if fd is None:
             return
         try:

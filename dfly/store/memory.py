@@ -140,7 +140,7 @@ class MemoryStore:
         return grow_in_steps(lambda room: self._reserve(key, room), size)
 
     def spoiled(self, key: int) -> None:
-        self._drop(self._keys.get(key, ""), "was changed by someone else")
+        self._drop(self._keys.get(key, ""), "was changed by someone else", key)
 
     # ------------------------------------------------------------------ inside
     def _make_room(self, size: int, keep: str) -> None:
@@ -157,8 +157,11 @@ class MemoryStore:
         return (not entry.record.pinned and not entry.file.holds
                 and entry.file.task_id != keep)
 
-    def _drop(self, task_id: str, why: str) -> bool:
+    def _drop(self, task_id: str, why: str, key: int = 0) -> bool:
+        """Forget the task; with `key`, only if that is still what the task is."""
         with self._lock:
+            if key and self._keys.get(key) != task_id:
+                return False
             entry = self._entries.pop(task_id, None)
             if entry is not None:
                 del self._keys[entry.file.key]
