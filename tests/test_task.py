@@ -1,0 +1,135 @@
+"""Task identity, geometry and piece sets."""
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dfly import task as t
+from dfly.digest import Digest
+from dfly.errors import ProtocolError, UsageError
+from dfly.units import KIB, MIB
+
+
+# ------------------------------------------------------------------------------ identity
+@pytest.mark.parametrize("one, other", [
+    ("http://Files.Example/a", "http://files.example:80/a"),
+    ("https://files.example:443/a#top", "https://files.example/a"),
+    ("http://files.example", "http://files.example/"),
+    ("http://user:secret@files.example/a", "http://files.example/a"),
+    ("http://files.example/%7euser/%41", "http://files.example/~user/A"),
+    ("http://files.example/a%2fb", "http://files.example/a%2Fb"),
+    ("http://files.example/ü", "http://files.example/%C3%BC"),
+    ("http://[2001:DB8::1]/a", "http://[2001:db8::1]/a"),
+])
+def test_spellings_of_one_url_are_one_task(one: str, other: str) -> None:
+    assert t.canonical_url(one) == t.canonical_url(other)
+    assert t.TaskSpec(one).task_id == t.TaskSpec(other).task_id
+
+
+@pytest.mark.parametrize("one, other", [
+    ("http://files.example/a", "http://files.example/b"),
+    ("http://files.example/a", "https://files.example/a"),
+    ("http://files.example/a%2Fb", "http://files.example/a/b"),
+    ("http://files.example/a?x=1&y=2", "http://files.example/a?y=2&x=1"),
+    ("http://files.example:8000/a", "http://files.example/a"),
+])
+def test_other_urls_are_other_tasks(one: str, other: str) -> None:
+    assert t.TaskSpec(one).task_id != t.TaskSpec(other).task_id
+
+
+def test_filters_make_signed_urls_one_task() -> None:
+    ids = {t.TaskSpec(f"http://files.example/a?v=1&Signature={n}&Expires={n}",
+                      filters=("Signature", "Expires")).task_id for n in range(3)}
+    assert len(ids) == 1
+    assert t.canonical_url("http://files.example/a?s%69g=1&v=2", ("sig",)).endswith("/a?v=2")
+
+
+def test_a_strong_digest_names_the_task_whatever_its_url() -> None:
+    digest = Digest("sha256", b"\1" * 32)
+    assert (t.TaskSpec("http://one.example/a", digest=digest).task_id
+            == t.TaskSpec("http://two.example/b", "tag", digest=digest).task_id)
+    weak = Digest("md5", b"\1" * 16)
+    assert (t.TaskSpec("http://one.example/a", digest=weak).task_id
+            == t.TaskSpec("http://one.example/a").task_id)
+
+
+def test_tags_separate_tasks() -> None:
+    assert t.TaskSpec("http://files.example/a", "x").task_id != t.TaskSpec(
+        "http://files.example/a").task_id
+    assert t.TaskSpec("http://files.example/a", "x").task_id != t.TaskSpec(
+        "http://files.example/ax").task_id
+
+
+@pytest.mark.parametrize("url, says", [
+    ("ftp://files.example/a", "unknown scheme"), ("files.example/a", "unknown scheme"),
+    ("http:///a", "names no host"), ("http://files.example:99999/a", "malformed URL"),
+    ("http://files.example:0/a", "malformed URL"), ("http://files.example/a b", "malformed URL"),
+    ("http://files.example/a\nb", "malformed URL"), ("http://[::1/a", "malformed URL"),
+    ("http://files.example/" + "a" * 9000, "9021 characters"), ("", "unknown scheme"),
+])
+def test_what_cannot_be_fetched_is_refused_in_a_line(url: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        t.canonical_url(url)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------ geometry
+@pytest.mark.parametrize("length, size", [
+    (0, 256 * KIB), (1, 256 * KIB), (256 * MIB, 256 * KIB), (256 * MIB + 1, 512 * KIB),
+    (1024 * MIB, MIB), (16 * 1024 * MIB, 16 * MIB), (1 << 40, 16 * MIB), (None, MIB),
+])
+def test_piece_size(length: "int | None", size: int) -> None:
+    assert t.piece_size_for(length) == size
+
+
+def test_pieces_cover_the_content_exactly() -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        geometry = t.Geometry(rng.randrange(1, 40 * MIB), 256 * KIB)
+        count = geometry.piece_count
+        assert count is not None
+        assert sum(geometry.size_of(piece) for piece in range(count)) == geometry.length
+        assert geometry.stop(count - 1) == geometry.length
+        start = rng.randrange(geometry.length or 1)
+        stop = rng.randrange(start, (geometry.length or 1) + 1)
+        touched = geometry.pieces_of(start, stop)
+        assert all(geometry.start(p) < stop and geometry.stop(p) > start for p in touched)
+        assert bool(touched) == (stop > start)
+
+
+def test_an_empty_content_has_no_piece_and_an_unknown_one_no_count() -> None:
+    assert t.Geometry(0, MIB).piece_count == 0
+    assert t.Geometry(None, MIB).piece_count is None
+    assert t.Geometry(None, MIB).stop(3) == 4 * MIB
+
+
+@pytest.mark.parametrize("length, size", [
+    (1, 0), (1, MIB + 1), (1, 32 * MIB), (1, 128 * KIB), (-1, MIB), (1 << 62, 256 * KIB),
+])
+def test_impossible_geometry_is_refused(length: int, size: int) -> None:
+    with pytest.raises(ProtocolError, match="impossible"):
+        t.check_geometry(length, size)
+
+
+# ---------------------------------------------------------------------------- piece sets
+def test_sets_agree_with_pythons_own() -> None:
+    rng = random.Random(7)
+    for _ in range(300):
+        pieces = set(rng.sample(range(600), rng.randrange(0, 80)))
+        bitmap = t.set_of(pieces)
+        assert list(t.members(bitmap)) == sorted(pieces)
+        assert t.count_of(bitmap) == len(pieces)
+        assert t.set_from_bytes(t.set_to_bytes(bitmap), 600) == bitmap
+        runs = list(t.runs_of(bitmap))
+        assert [piece for first, count in runs for piece in range(first, first + count)] == sorted(
+            pieces)
+        assert all(a[0] + a[1] < b[0] for a, b in zip(runs, runs[1:])), "runs are as long as can be"
+        if pieces:
+            assert t.lowest(bitmap) == min(pieces)
+    assert t.full_set(0) == 0 and t.run_set(3, 2) == 0b11000
+
+
+def test_a_claim_of_pieces_that_cannot_exist_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="claims piece 8"):
+        t.set_from_bytes(b"\x00\x01", 8)
