@@ -18,12 +18,14 @@ from dfly.net.limiter import Limiter
 from dfly.net.mover import IDLE_S, Movers, Sink
 from dfly.net.stream import READ_MAX, Stream, TimedOut
 from dfly.net.tls import TlsSettings
+from dfly.net.transfer import feed_body
 from dfly.task import split_url
 from dfly.wire.http11 import (
     Body,
     CloseBody,
     Headers,
     HeadParser,
+    HttpError,
     RequestHead,
     ResponseHead,
     body_of,
@@ -112,6 +114,9 @@ class HttpClient:
                 raise NetworkError(f"{stream.name}: closed the connection without an answer")
             head = await self._past_interim(head, stream, call.timeout_s)
             return ClientResponse(self, key, stream, call, head)
+        except HttpError as error:
+            stream.close()
+            raise HttpError(f"{stream.name}: {error.what}", error.status, error.hint) from None
         except BaseException:
             stream.close()
             raise
@@ -207,7 +212,7 @@ class ClientResponse:
                 if not data:
                     self._at_end(stream, len(content))
                     break
-                parts, used = self.body.feed(memoryview(data))
+                parts, used = feed_body(self.body, memoryview(data), stream.name)
                 for part in parts:
                     content += part
                 stream.buffer[:0] = data[used:]

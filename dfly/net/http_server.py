@@ -175,7 +175,10 @@ def _split_target(target: str) -> Tuple[str, Dict[str, str]]:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
     except ValueError as error:
         raise HttpError(f"malformed query: {error}") from None
-    return unquote(path), dict(reversed(pairs))
+    query: Dict[str, str] = {}
+    for name, value in pairs:
+        query.setdefault(name, value)
+    return unquote(path), query
 
 
 # ---------------------------------------------------------------------------- the server

@@ -9,13 +9,13 @@ other. Nothing here may touch the event loop.
 from __future__ import annotations
 
 import os
-from typing import Callable, Optional, Protocol
+from typing import Callable, List, Optional, Protocol, Tuple
 
 from dfly.errors import DflyError, FileError, NetworkError, ProtocolError
 from dfly.net.stream import WANT_READ, WANT_WRITE, Stream
 from dfly.task import Geometry, lowest
 from dfly.units import KIB
-from dfly.wire.http11 import Body, LengthBody
+from dfly.wire.http11 import Body, HttpError, LengthBody
 
 DONE = 0        # the body is through
 AGAIN = 1       # the turn was used up, there may be more at once
@@ -240,6 +240,14 @@ class SendPieces(SendFile):
 
 
 # ----------------------------------------------------------------------------- receiving
+def feed_body(body: Body, view: memoryview, name: str) -> Tuple[List[memoryview], int]:
+    """`body.feed`, with the other side's name in its complaints."""
+    try:
+        return body.feed(view)
+    except HttpError as error:
+        raise HttpError(f"{name}: {error.what}", error.status, error.hint) from None
+
+
 class Receive(Transfer):
     """One body, out of the stream's buffer first and then its socket, into a sink."""
 
@@ -295,7 +303,7 @@ class Receive(Transfer):
     def _take(self, view: memoryview) -> None:
         used = 0
         while used < len(view) and not self._body.done:
-            parts, count = self._body.feed(view[used:])
+            parts, count = feed_body(self._body, view[used:], self.stream.name)
             used += count
             for part in parts:
                 self._sink.feed(part)

@@ -250,9 +250,9 @@ class HeadParser:
 
     def _read_first_line(self) -> None:
         buffer = self._buffer
+        self._refuse_hopeless(bytes(buffer[:16]))
         stop = buffer.find(b"\n", 0, self._head_max)
         if stop < 0:
-            self._refuse_hopeless(bytes(buffer[:16]))
             if len(buffer) + self._skipped > self._head_max:
                 raise HttpError("a first line longer than a whole head may be",
                                 414 if self._is_request else 431)
