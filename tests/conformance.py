@@ -221,6 +221,7 @@ class StoreConformance:
                                                       file: TaskFile) -> None:
         store_piece(file, 0)
         file.fail(FileError("source gone"))
+        assert store.verify(task("a")) == 0
         again = store.open(task("a"), "v1", GEOMETRY)
         assert again.failed is None and again.have == set_of([0])
         assert again.read(0, PIECE) == piece(0)

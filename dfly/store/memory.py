@@ -98,7 +98,8 @@ class MemoryStore:
         return self._drop(task_id, "was removed from the store")
 
     def verify(self, task_id: str) -> int:
-        file = self._entry(task_id).file
+        entry = self._entry(task_id)
+        file = self._renew(entry, entry.file) if entry.file.failed is not None else entry.file
         if not file.whole() and file.failed is not None:
             raise file.failed
         bad = file.bad_pieces(file.have)
