@@ -139,6 +139,7 @@ class PieceFile:
         self._doubtful = 0   # piece set: held, says the ledger, but a crash may have eaten bytes
         self._allowance = 0  # bytes that an unknown length may grow to without asking again
         self._claims: Dict[int, weakref.ref[object]] = {}
+        self._awaited: Dict[int, bytes] = {}  # written, with these digests, which nobody told yet
         self._watchers: List[Watcher] = []
         self._writing = threading.Lock()
         self._state = threading.Lock()
@@ -190,7 +191,7 @@ class PieceFile:
     # -------------------------------------------------------------------- bytes
     def claim(self, piece_index: int, writer: object) -> bool:
         with self._state:
-            if self._pieces.have >> piece_index & 1:
+            if self._pieces.have >> piece_index & 1 or piece_index in self._awaited:
                 return False
             reference = self._claims.get(piece_index)
             owner = reference() if reference is not None else None
@@ -297,8 +298,21 @@ class PieceFile:
                     raise ProtocolError(f"the digest told for piece {piece_index} of "
                                         f"{self.task_id} contradicts the piece held")
             news = self._pieces.note_run(first, digests)
+            vouched = [(piece_index, self._awaited.pop(piece_index)) for piece_index
+                       in range(first, first + count) if piece_index in self._awaited]
         if news:
             self._ledger.learned(self.key, first, digests)
+        for piece_index, digest in vouched:
+            if digest == self.digest_of(piece_index):  # else it was wrong, and isn't held
+                self.mark(piece_index, digest)
+
+    def await_digest(self, piece_index: int, digest: bytes) -> None:
+        with self._state:
+            told = self._pieces.digest_of(piece_index)
+            if told is None:
+                self._awaited[piece_index] = digest
+        if told is not None:
+            self.mark(piece_index, digest)
 
     def set_length(self, length: int) -> None:
         with self._writing:

@@ -27,9 +27,10 @@ class PieceMismatch(DigestMismatch):
 
 
 class PieceSink:
-    """Takes the bytes from piece `first` on. With `expected`, every piece's digest must be on
-    record before its end comes; without, a digest not known yet is recorded as it's found (the
-    source is trusted). `on_piece` is called in the mover's thread after a piece is marked."""
+    """Takes the bytes from piece `first` on. With `expected`, a piece is held only once its
+    digest was told, be it after the piece came; without, a digest not known yet is recorded as
+    it's found (the source is trusted). `on_piece` is called in the mover's thread for each piece
+    that came whole."""
 
     def __init__(self, task_file: TaskFile, first: int, *, on_piece: Callable[[int], None],
                  expected: bool) -> None:
@@ -93,7 +94,8 @@ class PieceSink:
         self._hash = None
         told = self._file.digest_of(piece_index)
         if told is None and self._expected:
-            raise ProtocolError(f"piece {piece_index} came before anyone told its digest")
+            self._wait_for_word(piece_index, digest)
+            return
         if told is not None and told != digest:
             raise PieceMismatch(f"piece {piece_index} of task {self._file.task_id} has wrong "
                                 "bytes", "they were thrown away", piece_index)
@@ -105,5 +107,16 @@ class PieceSink:
         elif not self._is_held():  # it was, and proved damaged on the disk meanwhile
             raise FileError(f"piece {piece_index} of task {self._file.task_id} was lost while it "
                             "came a second time", "fetch it again")
+        self._done_with(piece_index)
+
+    def _wait_for_word(self, piece_index: int, digest: bytes) -> None:
+        """The piece was quicker than the manager's word of its digest: links and pieces travel
+        apart. It rests in its place until the word comes."""
+        if not self._in_place:
+            raise ProtocolError(f"piece {piece_index} came twice before anyone told its digest")
+        self._file.await_digest(piece_index, digest)
+        self._done_with(piece_index)
+
+    def _done_with(self, piece_index: int) -> None:
         self.piece_index += 1
         self._on_piece(piece_index)

@@ -6,7 +6,7 @@ import threading
 
 from dfly.service.metrics import FAMILIES, Metrics
 
-SAMPLE = re.compile(r'[a-z_]+(\{[a-z_]+="(?:[^"\\\n]|\\.)*"(?:,[a-z_]+="(?:[^"\\\n]|\\.)*")*\})? '
+SAMPLE = re.compile(r'[a-z0-9_]+(\{[a-z_]+="(?:[^"\\\n]|\\.)*"(?:,[a-z_]+="(?:[^"\\\n]|\\.)*")*\})? '
                     r'[0-9.e+]+')
 
 

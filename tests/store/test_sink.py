@@ -88,11 +88,33 @@ def test_wrong_bytes_end_the_transfer_and_cost_only_themselves(file: TaskFile) -
     assert file.complete
 
 
-def test_a_digest_that_no_one_told(file: TaskFile) -> None:
+def test_a_piece_quicker_than_its_digest_waits_for_the_word(file: TaskFile) -> None:
     file.learn(0, digest(0))
-    with pytest.raises(ProtocolError, match="piece 1 came before anyone told"):
-        Transfer(file, expected=True).feed(CONTENT)
-    assert file.have == 1
+    news: List[int] = []
+    file.subscribe(news.append)
+    transfer = Transfer(file, expected=True).feed(CONTENT)
+    transfer.sink.finish()
+    assert file.have == 1 and transfer.heard == list(range(6))
+    file.learn(2, digest(2) + digest(3))
+    assert file.have == set_of([0, 2, 3]) and news == [0, 2, 3]
+    file.learn(0, DIGESTS)
+    assert file.complete and file.read(0, LENGTH) == CONTENT
+
+
+def test_a_waiting_piece_that_the_word_contradicts_is_not_held(file: TaskFile) -> None:
+    Transfer(file, expected=True).feed(b"x" * PIECE + piece(1))
+    file.learn(0, DIGESTS)
+    assert file.have == set_of([1])
+    Transfer(file, 0, expected=True).feed(piece(0))
+    assert file.have == set_of([0, 1]) and file.read(0, PIECE) == piece(0)
+
+
+def test_nobody_overwrites_a_piece_that_waits_for_its_word(file: TaskFile) -> None:
+    Transfer(file, expected=True).feed(piece(0))
+    with pytest.raises(ProtocolError, match="came twice before anyone told"):
+        Transfer(file, expected=True).feed(b"x" * PIECE)
+    file.learn(0, DIGESTS)
+    assert file.have == 1 and file.read(0, PIECE) == piece(0)
 
 
 def test_a_digest_told_while_the_piece_comes_is_in_time(file: TaskFile) -> None:
