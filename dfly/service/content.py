@@ -4,20 +4,10 @@ from __future__ import annotations
 from dfly.digest import Digest
 from dfly.errors import DigestMismatch
 from dfly.store import PieceStore, TaskFile
-from dfly.task import TaskSpec, check_geometry, count_of
+from dfly.task import TaskSpec, check_geometry
 from dfly.wire.messages import Accepted
 
 HASH_SIZE = 1 << 20   # bytes read at a time: stays in the processor's cache
-
-
-def held_bytes(file: TaskFile) -> int:
-    """Content bytes of the pieces that the file holds."""
-    geometry, have = file.geometry, file.have
-    if not have:
-        return 0
-    size = count_of(have) * geometry.piece_size
-    last = have.bit_length() - 1
-    return size - geometry.piece_size + geometry.size_of(last)
 
 
 def file_for(store: PieceStore, accepted: Accepted, spec: TaskSpec) -> TaskFile:

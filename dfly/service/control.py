@@ -246,10 +246,9 @@ def _past_end(piece_count: Optional[int], piece: int) -> bool:
 
 def progress_of(download: TaskDownload) -> Dict[str, Any]:
     """The numbers of a download, as every event and `dfly status` show them (bytes)."""
-    got = download.received
-    return {"bytes": got.cache + got.peers + got.manager + got.source,
-            "length": download.file.geometry.length, "from_peers": got.peers,
-            "from_manager": got.manager, "from_source": got.source, "from_cache": got.cache,
+    got = download.received.sizes(download.file.geometry)
+    return {"bytes": sum(got.values()), "length": download.file.geometry.length,
+            **{f"from_{origin}": size for origin, size in got.items()},
             "p2p_lost": download.lost_p2p}
 
 

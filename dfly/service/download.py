@@ -28,10 +28,10 @@ from dfly.errors import (
 )
 from dfly.net.http_client import ClientResponse, HttpClient
 from dfly.net.limiter import Limiter
-from dfly.service.content import held_bytes
 from dfly.service.ingest import Ingest, held_state
 from dfly.service.managers import Address, ManagerLink, Managers, SwarmMessage
 from dfly.service.metrics import Metrics
+from dfly.service.origins import MANAGER, PEERS, Carrying, OriginSink, Received
 from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
 from dfly.service.runtime import Tasks
 from dfly.source import SourceChanged
@@ -97,16 +97,6 @@ class Means:
 
 
 @dataclass
-class Received:
-    """Content bytes by where they came from."""
-
-    cache: int = 0
-    peers: int = 0
-    manager: int = 0
-    source: int = 0
-
-
-@dataclass
 class _Parents:
     """Parents by a number that holds for all links, as the machine wants it."""
 
@@ -126,7 +116,7 @@ class TaskDownload:
     def __init__(self, means: Means, wish: Wish, file: TaskFile) -> None:
         self.file = file
         self.wish = wish
-        self.received = Received(cache=held_bytes(file))
+        self.received = Received(cache=file.have)
         self.token = b""
         self.warning = ""
         self.waiters = 0
@@ -142,6 +132,7 @@ class TaskDownload:
         self._limits = (*means.limits, self._limit)
         self._parents = _Parents()
         self._runs: "Dict[int, asyncio.Task[None]]" = {}
+        self._carrying = Carrying()
         self._tasks = Tasks(log)
         self._source: "Optional[asyncio.Task[None]]" = None
         self._ingest: Optional[Ingest] = None
@@ -259,12 +250,13 @@ class TaskDownload:
 
     def _from_any_thread(self, piece: int) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._on_file, piece)
+            self._loop.call_soon_threadsafe(self._on_file, piece, self._carrying.origin)
         except RuntimeError:
             return  # the loop has ended; so has everything that this would be news for
 
-    def _on_file(self, piece: int) -> None:
+    def _on_file(self, piece: int, origin: str) -> None:
         if piece != GONE:
+            self.received.add(piece, origin)
             self._means.metrics.add("dfly_pieces_stored_total")
             self._step(core.PieceStored(piece))
             return
@@ -306,8 +298,8 @@ class TaskDownload:
         for piece in self.file.geometry.pieces_of(0, len(content)):
             data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
             if not self.file.have >> piece & 1:
-                self.received.manager += len(data)
-                self.file.put(piece, data, hashlib.sha256(data).digest())
+                with self._carrying.by(MANAGER):
+                    self.file.put(piece, data, hashlib.sha256(data).digest())
 
     def told(self, message: SwarmMessage) -> None:
         """What the manager says of our swarm."""
@@ -468,15 +460,13 @@ class TaskDownload:
         response = await self._ask(address, path_of(self.file.task_id), headers)
         try:
             self._check_answer(response, start, stop)
-            by_manager = address == self._manager_address()
-            sink = PieceSink(self.file, effect.first, expected=True,
-                             on_piece=lambda piece: self._count(piece, by_manager))
-            await response.receive(sink, self._limits, PARENT_IDLE_S)
+            by_manager = self._link is not None and address == self._link.address
+            sink = PieceSink(self.file, effect.first, expected=True, on_piece=lambda _: None)
+            await response.receive(
+                OriginSink(sink, self._carrying, MANAGER if by_manager else PEERS),
+                self._limits, PARENT_IDLE_S)
         finally:
             response.release()
-
-    def _manager_address(self) -> Optional[Address]:
-        return self._link.address if self._link is not None else None
 
     def _credentials(self) -> List[Tuple[str, str]]:
         return [(TOKEN_HEADER, self.token.hex()), ("If-Match", version_tag(self.file.version))]
@@ -501,14 +491,6 @@ class TaskDownload:
         if status != 206 or given != format_content_range(start, stop, length):
             raise _RunFailed(f"the parent answered {status} {given!r} to bytes {start}-{stop - 1}",
                              Failure.BROKEN)
-
-    def _count(self, piece: int, by_manager: bool) -> None:
-        """Called by a mover for each piece that a run has brought."""
-        size = self.file.geometry.size_of(piece)
-        if by_manager:
-            self.received.manager += size
-        else:
-            self.received.peers += size
 
     # ---------------------------------------------------------------- without a manager
     def _ask_parent(self, effect: core.AskParent) -> None:
@@ -576,7 +558,6 @@ class TaskDownload:
 
     def _count_source(self, piece: int) -> None:
         size = self.file.geometry.size_of(piece)
-        self.received.source += size
         self._means.metrics.add("dfly_source_bytes_total", size)
 
 

@@ -1,0 +1,65 @@
+"""Where the pieces of a download came from: counted once each, as the store marks them.
+
+The store tells its watchers of a piece in the very thread that marked it, so whoever carries a
+body says by `by()` whose it is, and the watcher asks `current()`. Counting anywhere else would
+count a piece that two transfers brought twice, or after its download is reported as done.
+"""
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Dict, Iterator
+
+from dfly.net.mover import Sink
+from dfly.store.piecefile import held_bytes
+from dfly.task import Geometry
+
+PEERS, MANAGER, SOURCE = "peers", "manager", "source"
+
+
+@dataclass
+class Received:
+    """Piece sets by origin. `cache`: held before this download began."""
+
+    cache: int = 0
+    came: Dict[str, int] = field(default_factory=lambda: {PEERS: 0, MANAGER: 0, SOURCE: 0})
+
+    def add(self, piece: int, origin: str) -> None:
+        self.came[origin] |= 1 << piece
+
+    def sizes(self, geometry: Geometry) -> Dict[str, int]:
+        """Content bytes by origin, "cache" included."""
+        sets = {"cache": self.cache, **self.came}
+        return {origin: held_bytes(geometry, pieces) for origin, pieces in sets.items()}
+
+
+class Carrying(threading.local):
+    """Whose bytes this thread is storing; the source's unless told otherwise."""
+
+    origin = SOURCE
+
+    @contextmanager
+    def by(self, origin: str) -> Iterator[None]:
+        self.origin = origin
+        try:
+            yield
+        finally:
+            self.origin = SOURCE
+
+
+class OriginSink:
+    """A sink whose pieces are known to come from `origin`."""
+
+    def __init__(self, sink: Sink, carrying: Carrying, origin: str) -> None:
+        self._sink = sink
+        self._carrying = carrying
+        self._origin = origin
+
+    def feed(self, view: memoryview) -> None:
+        with self._carrying.by(self._origin):
+            self._sink.feed(view)
+
+    def finish(self) -> None:
+        with self._carrying.by(self._origin):
+            self._sink.finish()
