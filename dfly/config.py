@@ -488,6 +488,7 @@ class GetSettings(Settings):
     manager: Tuple[str, ...] = setting((), _MANAGERS + "; for a daemon that is started now",
                                        each(_address(MANAGER_PORT)), "HOST:PORT",
                                        env="DFLY_MANAGER")
+    no_start: bool = setting(False, "fail rather than start a daemon if none runs", parse_bool)
 
 
 ROLES: Tuple[Type[Settings], ...] = (ServeSettings, PeerSettings, ConfigSettings, GetSettings)

@@ -42,6 +42,9 @@ def ensure_daemon(settings: GetSettings) -> Optional[Dict[str, Any]]:
     status = _running(settings.socket)
     if status is not None:
         return status
+    if settings.no_start:
+        raise NobodyThere(f"no peer daemon runs at {settings.socket}",
+                          "start one by dfly peer, or leave out --no-start")
     private_dir(os.path.dirname(settings.socket))
     with _lock(settings.socket + ".lock"):
         status = _running(settings.socket)

@@ -31,6 +31,7 @@ from dfly.units import MIB, format_duration, format_rate, format_size, parse_siz
 HOSTS_MAX = 200
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FILE_NAME = "demo.bin"
 
 
@@ -51,6 +52,8 @@ class Cluster:
 
     folder: str
     processes: List["subprocess.Popen[bytes]"] = field(default_factory=list)
+    busy: bool = False
+    signal_number: int = 0    # of a signal that came; 0 = none
 
     def path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
@@ -70,12 +73,31 @@ class Cluster:
         command, variables = program()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("DFLY_")}
         with open(self.path(name + ".out"), "wb") as out, \
-                open(self.path(name + ".log"), "wb") as log:
+                open(self.path(name + ".log"), "wb") as log, self._undisturbed():
             process = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL,
                                        stdout=out, stderr=log, env={**environ, **variables},
                                        pass_fds=tuple(pass_fds), start_new_session=True)
-        self.processes.append(process)
+            self.processes.append(process)
         return process
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """A signal waits until the end of this block: between the birth of a process and its
+        note in the list, an exception would leave it alive for ever."""
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+        if self.signal_number:
+            self.on_signal(self.signal_number, None)
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """Handler of SIGINT and SIGTERM: out through the `finally` that ends everything."""
+        self.signal_number = number
+        if self.busy:
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def end(self) -> None:
         """End every process that still runs, the last started first."""
@@ -114,7 +136,6 @@ def run(args: argparse.Namespace) -> int:
                          "dfly simulate does thousands")
     if size < 1:
         raise UsageError("--size 0: an empty file shows nothing")
-    _say(args, f"starting a source, a config server, a manager and {hosts} hosts")
     with _cluster(args.keep, (hosts + 2) * size) as cluster:
         return _play(cluster, args, hosts, size)
 
@@ -126,26 +147,23 @@ def _cluster(keep: bool, needed: int) -> Iterator[Cluster]:
     if free < needed:
         raise NoSpace(f"the demo needs {format_size(needed)} in {base}, which has "
                       f"{format_size(free)}", "use a smaller --size, or set TMPDIR")
-    before = signal.signal(signal.SIGTERM, _on_term)
     cluster = Cluster(tempfile.mkdtemp(prefix="dfly-demo-"))
+    before = {number: signal.signal(number, cluster.on_signal) for number in SIGNALS}
     try:
         yield cluster
     finally:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the way out is short: take it
+        cluster.busy = True  # the way out is short, and goes to its end
         cluster.end()
         if keep:
             sys.stderr.write(f"dfly: everything is in {cluster.folder}\n")
         else:
             shutil.rmtree(cluster.folder, ignore_errors=True)
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, interrupt)
-
-
-def _on_term(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # through the finally that ends the cluster
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _play(cluster: Cluster, args: argparse.Namespace, hosts: int, size: int) -> int:
+    _say(args, f"starting a source, a config server, a manager and {hosts} hosts")
     digest = _make_source(cluster, size)
     source = _up(cluster.start("source", ["demo", "--source-only", cluster.path("source")]),
                  "the source")
@@ -156,7 +174,8 @@ def _play(cluster: Cluster, args: argparse.Namespace, hosts: int, size: int) -> 
     names = [_host(number) for number in range(1, hosts + 1)]
     gets = [cluster.spawn(f"{name}-get", [
         "get", f"http://{source}/{FILE_NAME}", "-O", cluster.path(name, "copy"), "--json",
-        "--socket", cluster.path(name, "s"), "--settings", cluster.path("empty.conf")])
+        "--socket", cluster.path(name, "s"), "--no-start",
+        "--settings", cluster.path("empty.conf")])
         for name in names]
     for process in gets:
         process.wait()

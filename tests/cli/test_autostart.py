@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -14,7 +15,7 @@ import pytest
 
 from dfly.cli import autostart
 from dfly.cli.autostart import ensure_daemon
-from dfly.cli.local import ask_json
+from dfly.cli.local import NobodyThere, ask_json
 from dfly.config import GetSettings, load
 from dfly.errors import DflyError, StoreBusy
 
@@ -90,6 +91,12 @@ def test_none_runs_so_one_is_started(host: Host) -> None:
     assert start["args"]["manager"] == ["10.0.0.1:65002"]
     assert start["args"]["store"] == str(host.folder / "store")
     assert start["args"]["idle_exit"] == "5min"
+
+
+def test_none_is_started_if_that_was_forbidden(host: Host) -> None:
+    with pytest.raises(NobodyThere, match="no peer daemon runs"):
+        ensure_daemon(replace(host.settings, no_start=True))
+    assert not (host.folder / "store").exists()
 
 
 def test_the_daemon_is_detached(host: Host) -> None:

@@ -82,13 +82,16 @@ def test_every_host_gets_the_file_and_the_source_gives_it_once(short_path: Path)
 
 
 @pytest.mark.system
-def test_an_interrupted_demo_leaves_nothing(short_path: Path) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["starting", "download"])
+def test_an_interrupted_demo_leaves_nothing(short_path: Path, moment: str, number: int,
+                                            code: int) -> None:
     process = start(short_path, "--hosts", "2", "--size", "64M")
     assert process.stderr is not None
     for line in process.stderr:
-        if "download" in line:
+        if moment in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert os.listdir(short_path) == [] and children_in(short_path) == []
