@@ -118,7 +118,9 @@ class Gate:
 
 
 class SourceServer:
-    """A threaded HTTP/1.1 server on a port of its own; use it as a context manager."""
+    """A threaded HTTP/1.1 server on a port of its own; it serves inside its `with`.
+
+    `rate_bps` limits all connections together (0 = not). `tls`: a server's context for https."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, rate_bps: float = 0.0,
                  tls: Optional[ssl.SSLContext] = None) -> None:
@@ -133,12 +135,13 @@ class SourceServer:
         self._connections = 0
         self._tls = tls
         self._threads: List[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._listener = socket.create_server((host, port), backlog=1024)
         self.host, self.port = self._listener.getsockname()[:2]
 
     # ------------------------------------------------------------------ what a test tells it
     def __enter__(self) -> SourceServer:
-        self._start(self._accept)
+        self._acceptor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,12 +154,13 @@ class SourceServer:
         self._stopping.set()
         self.go_on()
         self._shut(self._listener)
+        self._acceptor.join(WAIT_S)    # from here on no thread and no connection is new
         with self._changed:
             sockets = list(self._sockets)
         for sock in sockets:
             self._shut(sock)
-        while self._threads:
-            self._threads.pop().join(WAIT_S)
+        for thread in self._threads:
+            thread.join(WAIT_S)
         self._wake.close()
         self._waker.close()
 
@@ -216,11 +220,6 @@ class SourceServer:
             assert self._changed.wait_for(true, timeout_s), f"never came true: {true}"
 
     # -------------------------------------------------------------------------- connections
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True, name="source")
-        self._threads.append(thread)
-        thread.start()
-
     def _accept(self) -> None:
         while True:
             try:
@@ -231,14 +230,15 @@ class SourceServer:
             with self._changed:
                 number, self._connections = self._connections, self._connections + 1
                 self._sockets.add(sock)
-            self._start(self._serve, sock, number)
+            thread = threading.Thread(target=self._serve, args=(sock, number), daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
-        raw = sock
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
-                sock = self._tls.wrap_socket(sock, server_side=True)
+                sock = self._secured(sock, self._tls)
             reader = sock.makefile("rb")
             while not self._stopping.is_set() and self._answer_one(sock, reader, number):
                 self._note()
@@ -247,8 +247,17 @@ class SourceServer:
         finally:
             self._shut(sock)
             with self._changed:
-                self._sockets.discard(raw)
+                self._sockets.discard(sock)
                 self._changed.notify_all()
+
+    def _secured(self, raw: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        """`raw` under TLS; it's the new socket that `close` must cut from now on."""
+        sock = tls.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        with self._changed:
+            self._sockets.discard(raw)
+            self._sockets.add(sock)
+        sock.do_handshake()
+        return sock
 
     @staticmethod
     def _shut(sock: socket.socket) -> None:

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_MAX_S = 60.0   # a source that asks for a longer pause gets this one
 BACKOFF_MAX_S = 30.0
+PROBE_SIZE = 1             # bytes asked for where none may be needed: some sources never say 304
 BEGIN_TRIES = 2            # of a network failure at the very start: don't keep the user waiting
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
 CROWDED = (429, 503)       # statuses by which a source says "too many connections"
@@ -120,10 +121,13 @@ class Ingest:
                     stop: Optional[int] = None) -> Content:
         """Ask the source what it serves. With `known`, an unchanged source sends no body. To
         resume, give the first missing bytes [start, stop): should it send a body nevertheless,
-        then of these. One request, unless the source misunderstands ranges or fails."""
+        then of these (with neither, of one byte). One request, unless the source misunderstands
+        ranges or fails."""
         await self.close()
         if known is None or not known.has_validator:
-            start, stop = 0, None
+            known, start, stop = None, 0, None
+        elif not start and stop is None:
+            stop = PROBE_SIZE
         attempts = Attempts(self, beginning=True)
         while True:
             try:
@@ -133,8 +137,9 @@ class Ingest:
                 await attempts.failed(error)
         same = body.unchanged or (known is not None and body.version.same_as(known))
         version = known if same and known is not None else body.version
-        ranged = body.ranged or (body.unchanged and version.length is not None)
-        self._content = Content(version, version.length, ranged and not self.ranges_broken, same,
+        length = body.total if version.length is None else version.length
+        ranged = body.ranged or (body.unchanged and length is not None)
+        self._content = Content(version, length, ranged and not self.ranges_broken, same,
                                 body.final_url, body.file_name)
         self._shortcut = body.final_url if body.redirected else ""
         if body.unchanged:
@@ -169,7 +174,7 @@ class Ingest:
     async def fetch(self, task_file: TaskFile, *, on_piece: Callable[[int], None],
                     wanted: Optional[int] = None) -> None:
         """Bring the `wanted` pieces (default: all) that `task_file` doesn't hold; `on_piece` is
-        called on the loop for each. If that completes the content, its digest is checked.
+        called on the loop for each, before this returns. If that completes the content, its digest is checked.
 
         SourceChanged: the caller begins a new version. What arrived before any error stays."""
         assert self._content is not None, "begin comes first"
@@ -179,6 +184,7 @@ class Ingest:
         began_at, received = self._clock.now(), self.source_bytes
         try:
             await _Transfer(self, self._content, task_file, on_piece, wanted).run(body)
+            await _posted()
             if whole is not None and task_file.complete:
                 await whole.check(self.place)
             log.info("%s: %s came in %s", self.place, format_size(self.source_bytes - received),
@@ -495,6 +501,14 @@ async def _all(works: List[Coroutine[object, object, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _posted() -> None:
+    """Let what was posted to the loop until now be done: a body's end may bring a last piece."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    loop.call_soon(done.set_result, None)
+    await done
 
 
 def _post(loop: asyncio.AbstractEventLoop, on_piece: Callable[[int], None], piece: int) -> None:

@@ -71,6 +71,7 @@ class Trip:
                  **limits: Any) -> None:
         self.pauses: List[float] = []
         self.pieces: List[int] = []
+        self.told_in_time = 0    # pieces that `fetch` told of before it returned
         self.threads = set[int]()
         self.news = asyncio.Event()
         self.store = MemoryStore()
@@ -114,6 +115,7 @@ class Trip:
 
     async def fetch(self, wanted: Optional[int] = None) -> None:
         await self.ingest.fetch(self.file, on_piece=self._on_piece, wanted=wanted)
+        self.told_in_time = len(self.pieces)
 
     async def whole(self) -> None:
         """The usual way, start to end."""
@@ -233,6 +235,7 @@ def test_a_length_that_is_known_at_the_end_only(server: SourceServer, framing: s
     assert done.content.length is None and done.file.geometry.piece_size == MIB
     assert done.bytes() == content
     assert done.pieces == list(range(-(-length // MIB)))
+    assert done.told_in_time == len(done.pieces)
     assert len(server.log) == 1
 
 
@@ -321,6 +324,20 @@ def test_a_complete_and_unchanged_content_costs_one_question(server: SourceServe
         await traveller.fetch()
     travel(server.add("/f", CONTENT), work)
     assert len(server.log) == 1 and server.body_bytes == 0
+
+
+def test_asking_again_costs_a_byte_where_a_source_never_says_unchanged(
+        server: SourceServer) -> None:
+    async def work(traveller: Trip) -> None:
+        assert (await traveller.begin(Version('"one"', MONDAY, SIZE))).unchanged
+        await traveller.ingest.close()
+        assert not (await traveller.begin(Version('"old"', MONDAY, SIZE))).unchanged
+        traveller.open()
+        await traveller.fetch()
+    done = travel(server.add("/f", CONTENT, conditional=False), work)
+    assert done.bytes() == CONTENT and done.ingest.source_bytes == SIZE
+    assert server.ranges("/f")[:2] == ["bytes=0-0", "bytes=0-0"]
+    assert server.body_bytes == SIZE + 1
 
 
 @pytest.mark.parametrize("ranges", [True, False])
