@@ -174,7 +174,8 @@ class Ingest:
     async def fetch(self, task_file: TaskFile, *, on_piece: Callable[[int], None],
                     wanted: Optional[int] = None) -> None:
         """Bring the `wanted` pieces (default: all) that `task_file` doesn't hold; `on_piece` is
-        called on the loop for each, before this returns. If that completes the content, its digest is checked.
+        called on the loop for each, before this returns. If that completes the content, its
+        digest is checked.
 
         SourceChanged: the caller begins a new version. What arrived before any error stays."""
         assert self._content is not None, "begin comes first"
@@ -505,10 +506,9 @@ async def _all(works: List[Coroutine[object, object, None]]) -> None:
 
 async def _posted() -> None:
     """Let what was posted to the loop until now be done: a body's end may bring a last piece."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-    loop.call_soon(done.set_result, None)
-    await done
+    done = asyncio.Event()    # a future would be in the way of a cancellation meanwhile
+    asyncio.get_running_loop().call_soon(done.set)
+    await done.wait()
 
 
 def _post(loop: asyncio.AbstractEventLoop, on_piece: Callable[[int], None], piece: int) -> None:
