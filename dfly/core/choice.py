@@ -22,6 +22,7 @@ from dfly.core.swarm import Lease, Peer, Swarm
 from dfly.task import count_of, lowest, run_set
 
 SCAN_MAX = 8       # carriers looked at one by one when a piece has no more
+URGENT_TRIES = 3   # of a reader's next pieces, for one lease
 DEPTH_COST = 0.25  # a parent that waits itself counts as this much slower per wait
 
 
@@ -30,7 +31,7 @@ class ChoiceLimits:
     """How far a choice looks."""
 
     parents: int = 4          # sampled for one piece
-    pieces: int = 3           # tried for one lease
+    pieces: int = 1           # tried for one lease before load alone decides
     depth_max: int = 5        # leases in a row that wait for each other
     streams: int = 8          # runs that one child receives at once
     urgent_pieces: int = 8    # how far ahead of a reader is urgent
@@ -155,7 +156,7 @@ class Chooser:
         able = need & run_set(start, limits.urgent_pieces)
         seed = child.swarm.seed
         run_max = min(run_max, limits.urgent_pieces)
-        for _ in range(limits.pieces):
+        for _ in range(URGENT_TRIES):
             if not able:
                 return None
             piece = lowest(able)
@@ -195,8 +196,11 @@ class Chooser:
     # ------------------------------------------------------------------------- which parent
     def _usable(self, parent: Peer, child: Peer, now: float) -> bool:
         host = parent.host
-        if len(host.uploads) >= host.slots or parent is child or not host.trusted \
+        serving = len(host.uploads)
+        if serving >= host.slots or parent is child or not host.trusted \
                 or host.avoid_until > now:
+            return False
+        if serving >= child.swarm.slot_cap and host.number != SEED:
             return False
         if child.avoid:
             until, _ = child.avoid.get(host.number, (0.0, 0))

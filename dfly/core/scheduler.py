@@ -49,7 +49,7 @@ from dfly.core.events import (
     Withdraw,
 )
 from dfly.core.pacing import PaceLimits, Pacing
-from dfly.core.swarm import Host, Lease, Peer, Swarm
+from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.task import PIECES_MAX
 from dfly.wire.messages import Failure
 
@@ -58,9 +58,8 @@ from dfly.wire.messages import Failure
 class SchedulerLimits:
     """Bounds and times of the scheduler; the defaults are those of production."""
 
-    window_min: int = 3            # leases of one piece that a child has at least
-    window_max: int = 64           # and at most
-    control_s: float = 0.010       # from a report to the next lease's arrival, without batching
+    window_min: int = 12           # leases of one piece that a child has at least
+    window_max: int = 32           # and at most
     serve_tries: int = 4           # hungry children asked for one freed slot or new piece
     work_max: int = 2_000          # leases granted in one step
     slow_factor: float = 3.0       # times the prediction without progress: too slow
@@ -78,6 +77,8 @@ class SchedulerLimits:
 
 
 HEDGED = 3  # checks without progress: so many until a lease is revoked, one once it is hedged
+RATE_SPAN_S = 0.1   # a child's rate is measured over at least this
+WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be seen to help
 Subject = Union[Lease, Swarm, Peer]
 
 
@@ -93,6 +94,7 @@ class Scheduler:
         self._hosts: Dict[int, Host] = {}
         self._swarms: Dict[int, Swarm] = {}
         self._leases: Dict[int, Lease] = {}
+        self._slots = 0     # upload slots of all hosts together
         self._last_lease = 0
         self._now = 0.0
         self._out: List[Effect] = []
@@ -138,7 +140,9 @@ class Scheduler:
     def _host_joined(self, event: HostJoined) -> None:
         if event.host in self._hosts:
             self._forget_host(event.host)
-        self._hosts[event.host] = Host(event.host, max(0, event.upload_slots), event.trusted)
+        host = Host(event.host, max(0, event.upload_slots), event.trusted)
+        self._hosts[event.host] = host
+        self._slots += host.slots
         self._cost.place(event.host, event.labels)
 
     def _host_lost(self, event: HostLost) -> None:
@@ -151,6 +155,7 @@ class Scheduler:
     def _forget_host(self, number: int) -> None:
         for peer in list(self._hosts[number].peers.values()):
             self._forget_peer(peer, tell=False)
+        self._slots -= self._hosts[number].slots
         del self._hosts[number]
 
     def _swarm_opened(self, event: SwarmOpened) -> None:
@@ -268,6 +273,7 @@ class Scheduler:
             self._count(peer, len(event.pieces))
         if peer.wants:
             self._check_complete(peer)
+        swarm.offer(peer)
         self._to_serve.append(peer)
         if peer.wants:
             self._to_fill.append(peer)
@@ -283,6 +289,9 @@ class Scheduler:
             if not lease.left & got:
                 continue
             lease.left &= ~got
+            if lease.progress_at == lease.granted_at and not lease.depth and not lease.hedged:
+                first_s = now - lease.granted_at
+                peer.least_s = min(first_s, peer.least_s * 1.002) if peer.least_s else first_s
             lease.progress_at = now
             if not lease.left:
                 self._succeed(lease)
@@ -292,11 +301,12 @@ class Scheduler:
         now = self._now
         if peer.host.number == SEED:
             return
-        took_s = now - peer.rate_at
-        if peer.rate_at and took_s > 0:
-            pace = count / took_s
-            peer.rate_pps += 0.3 * (pace - peer.rate_pps) if peer.rate_pps else pace
-        peer.rate_at = now
+        peer.rate_count += count
+        span_s = now - peer.rate_at
+        if span_s >= RATE_SPAN_S:
+            if span_s < 5 * RATE_SPAN_S:  # else it was idle meanwhile, which measures nothing
+                peer.rate_pps += 0.5 * (peer.rate_count / span_s - peer.rate_pps)
+            peer.rate_at, peer.rate_count = now, 0
         self._announce(self._pacing.reported(count * peer.swarm.piece_size, now))
 
     def _announce(self, changed: bool) -> None:
@@ -356,8 +366,8 @@ class Scheduler:
         if not child.wants or child.ready_at > self._now:
             return
         swarm = child.swarm
-        run_max = self._pacing.run_length(swarm.piece_size)
-        room = self._window(child, run_max) - len(child.leases)
+        window, run_max = self._shape(child)
+        room = window - len(child.leases)
         while room > 0:
             offer = self._choose.for_child(child, run_max, self._now)
             if offer is None:
@@ -386,31 +396,45 @@ class Scheduler:
         for lease in child.leases.values():
             self._alarm(max(self._now, lease.progress_at) + self._slow_s(lease), lease)
 
-    def _window(self, child: Peer, run_max: int) -> int:
-        """Leases that keep the child busy while a report and the next lease travel."""
+    def _shape(self, child: Peer) -> Tuple[int, int]:
+        """(leases that the child should have, pieces of one lease at most).
+
+        Together they cover what is on the way at its rate while a report and the next lease
+        travel, half more so that it shows when more would help (as BBR sizes a TCP window).
+        Long runs: a fixed number of streams, and no host serves more than it receives, which
+        makes every host an inner node about once (a forest: see SplitStream, 2003).
+        Else more leases than three quarters of an average host's slots would only starve others:
+        beyond that, and beyond the manager's budget of leases, runs get longer.
+        """
         limits = self._limits
+        run_max = self._pacing.run_length(child.swarm.piece_size)
+        most = min(limits.window_max, max(2, 3 * self._slots // (4 * max(1, len(self._hosts)))))
         if run_max > 1:
-            return limits.choice.streams
-        lag_s = limits.control_s + self._pacing.batch_s
-        return min(max(limits.window_min, 2 + int(child.rate_pps * lag_s)), limits.window_max)
+            streams = min(limits.choice.streams, max(2, self._slots // len(self._hosts)))
+            child.swarm.slot_cap = streams
+            return streams, run_max
+        child.swarm.slot_cap = SLOTS_ANY
+        wanted = 2 + int(WINDOW_GAIN * child.rate_pps * child.least_s)
+        return (min(max(limits.window_min, wanted), most),
+                max(run_max, -(-wanted // most)))
 
     def _serve(self, parent: Peer) -> None:
         """Let a parent's free slots serve children that wait."""
         swarm = parent.swarm
         if not swarm.hungry or parent.host.free <= 0:
             return
-        run_max = self._pacing.run_length(swarm.piece_size)
         tries = self._limits.serve_tries
         while tries and swarm.hungry and parent.host.free > 0:
             child = swarm.hungry.pick(self._rng)
             offer = None
+            window, run_max = self._shape(child)
             if child.ready_at <= self._now:
                 offer = self._choose.for_pair(parent, child, run_max, self._now)
             if offer is None:
                 tries -= 1
                 continue
             self._grant(child, offer)
-            if len(child.leases) >= self._window(child, run_max) or not child.need:
+            if len(child.leases) >= window or not child.need:
                 swarm.hungry.discard(child)
 
     def _grant(self, child: Peer, offer: Offer, twin: bool = False) -> Lease:

@@ -15,6 +15,7 @@ from dfly.core.events import SEED
 from dfly.task import full_set, lowest, run_set
 
 T = TypeVar("T")
+SLOTS_ANY = 1 << 30  # no cap: a host's own upload slots decide
 
 
 class Pool(Generic[T]):
@@ -100,8 +101,8 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased", "leases",
-                 "listed", "patience", "rate_at", "rate_pps", "ready_at", "swarm", "unit_s",
+    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased", "least_s", "leases",
+                 "listed", "patience", "rate_at", "rate_count", "rate_pps", "ready_at", "swarm", "unit_s",
                  "urgent_at", "wants")
 
     def __init__(self, swarm: Swarm, host: Host) -> None:
@@ -120,8 +121,10 @@ class Peer:
         self.hungry_at = 0.0                # of the last lease granted to it
         self.patience = 1.0                 # factor on "too slow", for slow links
         self.rate_pps = 0.0                 # pieces a second that it stores
-        self.rate_at = 0.0
+        self.rate_at = 0.0                  # since when rate_count is counted
+        self.rate_count = 0
         self.unit_s = 0.0                   # seconds that one piece of a lease takes it
+        self.least_s = 0.0                  # from a grant to its first piece, the least lately
 
     @property
     def missing(self) -> int:
@@ -138,7 +141,7 @@ class Swarm:
     """One task under way."""
 
     __slots__ = ("carriers", "copies", "full", "givers", "hungry", "levels", "number", "peers",
-                 "piece_size", "retry_due", "sized")
+                 "piece_size", "retry_due", "sized", "slot_cap")
 
     def __init__(self, number: int, piece_count: Optional[int], piece_size: int) -> None:
         self.number = number
@@ -151,6 +154,7 @@ class Swarm:
         self.levels: List[int] = [0]          # pieces by copies: 0, 1, 2-3, 4-7, ...
         self.givers: Pool[Peer] = Pool()      # peers with a free upload slot (not the seed)
         self.hungry: Pool[Peer] = Pool()      # children that wait for a piece or a parent
+        self.slot_cap = SLOTS_ANY             # leases that one host serves here at most
         self.retry_due = False                # an alarm is set for the hungry
         if piece_count is not None:
             self.extend(piece_count)
@@ -223,8 +227,8 @@ class Swarm:
         host = parent.host
         assert host.free > 0 and parent is not child
         host.uploads[lease.number] = lease
-        if host.free == 0:
-            for peer in host.peers.values():
+        for peer in host.peers.values():
+            if len(host.uploads) >= min(host.slots, peer.swarm.slot_cap):
                 peer.swarm.givers.discard(peer)
 
     def detach(self, lease: Lease) -> int:
@@ -232,9 +236,8 @@ class Swarm:
         child, host = lease.child, lease.parent.host
         del child.leases[lease.number]
         del host.uploads[lease.number]
-        if host.free == 1:
-            for peer in host.peers.values():
-                self.offer(peer)
+        for peer in host.peers.values():
+            self.offer(peer)
         if not lease.left:
             return 0
         lost = lease.left
@@ -248,5 +251,6 @@ class Swarm:
     def offer(peer: Peer) -> None:
         """Note the peer as one that can give, if it can."""
         host = peer.host
-        if host.free > 0 and host.trusted and host.number != SEED:
+        if len(host.uploads) < min(host.slots, peer.swarm.slot_cap) and host.trusted \
+                and host.number != SEED:
             peer.swarm.givers.add(peer)

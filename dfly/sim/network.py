@@ -2,8 +2,8 @@
 
 Every host has an uplink and a downlink. A flow is one lease being sent: it wants its pieces in
 order, each once its sender has it. An uplink serves the flows that can go on in turn, a quantum
-(a piece or a part of one) at a time; a flow has at most IN_FLIGHT quanta on the way, so a
-sender doesn't run ahead of a full downlink, and what one flow can't use the others get: equal
+(a piece or a part of one) at a time; a flow has a window of quanta on the way that covers the path's delay and no more, so
+a sender doesn't run ahead of a full downlink, and what one flow can't use the others get: equal
 share at the grain of a quantum, near max-min, for one or two heap events a quantum whatever the
 number of flows. No losses, no TCP: what a long-lived connection gets on a LAN.
 """
@@ -14,7 +14,8 @@ from typing import Callable, Deque, Dict, List, Optional
 
 from dfly.sim.world import World
 
-IN_FLIGHT = 2  # quanta of one flow on the way
+IN_FLIGHT = 2  # quanta of one flow on the way, besides what the path's delay holds
+WINDOW_MAX = 256  # quanta of delay that a flow may fill: as far as TCP windows grow
 
 
 class Endpoint:
@@ -41,7 +42,7 @@ class Flow:
     """Pieces next_piece .. stop-1 from a sender to a receiver."""
 
     __slots__ = ("closed", "in_flight", "lease", "next_piece", "part", "queued", "receiver",
-                 "sender", "stop")
+                 "sender", "stop", "window")
 
     def __init__(self, lease: int, sender: Endpoint, receiver: Endpoint, first: int,
                  stop: int) -> None:
@@ -52,6 +53,7 @@ class Flow:
         self.stop = stop
         self.part = 0               # of next_piece, to be sent
         self.in_flight = 0          # quanta
+        self.window = IN_FLIGHT     # quanta in flight at most
         self.queued = False         # in the sender's ready queue, or waiting for a piece
         self.closed = False
 
@@ -78,6 +80,9 @@ class Network:
         self._on_piece = on_piece
 
     def start(self, flow: Flow) -> None:
+        rate_bps = min(flow.sender.up_bps, flow.receiver.down_bps)
+        held = 2 * self._latency_s * rate_bps * self._parts / self._size_of(0)
+        flow.window = IN_FLIGHT + min(WINDOW_MAX, int(held))
         self._go_on(flow)
 
     def close(self, flow: Flow) -> None:
@@ -93,7 +98,7 @@ class Network:
 
     def _go_on(self, flow: Flow) -> None:
         """Queue the flow's next quantum, if it may and can be sent."""
-        if flow.queued or flow.closed or flow.in_flight >= IN_FLIGHT \
+        if flow.queued or flow.closed or flow.in_flight >= flow.window \
                 or flow.next_piece >= flow.stop:
             return
         sender = flow.sender

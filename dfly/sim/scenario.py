@@ -42,7 +42,7 @@ class Scenario:
     seed: int = 1
     join_every_s: float = 0.0            # 0 = all at once
     sized: bool = True
-    upload_slots: int = 8
+    upload_slots: int = 16
     seed_slots: int = 16
     readers: int = 0                     # the first so many hosts read in order
     labels: Tuple[Tuple[str, ...], ...] = ((),)   # dealt out to the hosts in turn
