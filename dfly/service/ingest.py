@@ -125,7 +125,7 @@ class Ingest:
         ranges or fails."""
         await self.close()
         if known is None or not known.has_validator:
-            known, start, stop = None, 0, None
+            known, start, stop = None, 0, None if start else stop
         elif not start and stop is None:
             stop = PROBE_SIZE
         attempts = Attempts(self, beginning=True)

@@ -340,6 +340,13 @@ def test_asking_again_costs_a_byte_where_a_source_never_says_unchanged(
     assert server.body_bytes == SIZE + 1
 
 
+def test_one_byte_proves_that_the_source_lets_us_in(server: SourceServer) -> None:
+    async def work(traveller: Trip) -> None:
+        assert (await traveller.begin(stop=1)).length == SIZE
+    travel(server.add("/f", CONTENT), work)
+    assert server.ranges("/f") == ["bytes=0-0"] and server.body_bytes == 1
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_changed_source_is_a_new_version(server: SourceServer, ranges: bool) -> None:
     async def work(traveller: Trip) -> None:
