@@ -6,6 +6,7 @@ its lock.
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, List, Protocol
@@ -52,10 +53,14 @@ class DaemonCache:
 
 
 class StoreCache:
+    """`store` None: there is none, and looking doesn't make one."""
+
     def __init__(self, store: Any) -> None:
         self._store = store
 
     def records(self) -> List[Record]:
+        if self._store is None:
+            return []
         return [asdict(record) for record in self._store.records()]
 
     def remove(self, task_id: str) -> None:
@@ -99,6 +104,9 @@ def _opened(settings: PeerSettings) -> Iterator[Cache]:
         pass  # no daemon, so the store is free; if one starts meanwhile, its lock decides
     else:
         yield DaemonCache(settings.socket)
+        return
+    if not os.path.isdir(settings.store):
+        yield StoreCache(None)
         return
     from dfly.store.disk import DiskStore
     store = DiskStore(settings.store, quota=settings.quota)

@@ -101,6 +101,13 @@ def test_without_a_daemon_the_store_is_opened(
     assert main(["cache", "ls"]) == 0
 
 
+def test_looking_makes_no_store(store: DiskStore, short_path: Path,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "ls", "--store", str(short_path / "absent")]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert not (short_path / "absent").exists()
+
+
 def test_a_store_in_use_is_refused(store: DiskStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "ls"]) == 12
     assert capsys.readouterr().err.count("\n") == 1
