@@ -17,21 +17,27 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
-from dfly.digest import SHA256_SIZE, Digest
-from dfly.errors import DflyError, UsageError
-from dfly.task import INLINE_MAX, PIECES_MAX, URL_MAX, VERSION_MAX, TaskSpec
-from dfly.wire.codec import MessageError, Reader, put_bytes, put_mapping, put_text
+from dfly.digest import SHA256_SIZE
+from dfly.errors import DflyError
+from dfly.task import INLINE_MAX, PIECES_MAX, VERSION_MAX, TaskSpec
+from dfly.wire.codec import (
+    Headers,
+    MessageError,
+    Reader,
+    put_bytes,
+    put_mapping,
+    put_set,
+    put_text,
+    put_wish,
+)
 from dfly.wire.frame import pack_frame
 
 PROTOCOL_VERSION = 1
 TOKEN_MAX = 256          # bytes of a swarm token
-BITMAP_MAX = PIECES_MAX // 8
 DIGESTS_MAX = 16_384     # piece digests in one message: 512 KiB
 STORED_MAX = 4_096       # pieces in one report
-HEADERS_MAX = 100        # request headers of a caller carried in a Join
-HEADERS_BYTES_MAX = 64 * 1024
 INLINE_BODY_MAX = INLINE_MAX
 
 M = TypeVar("M", bound="Message")
@@ -221,60 +227,23 @@ class Join(Message):
     version: str = ""
     piece_size: int = 0
     have: int = 0
-    headers: Tuple[Tuple[str, str], ...] = ()
+    headers: Headers = ()
     flags: int = 0
     code: ClassVar[int] = 10
     fixed: ClassVar[struct.Struct] = struct.Struct("!IBI")
 
     def encode(self) -> bytes:
-        spec = self.spec
-        wanted = {"url": spec.url, "tag": spec.tag, "filters": list(spec.filters),
-                  "digest": str(spec.digest) if spec.digest else "",
-                  "headers": [list(pair) for pair in self.headers]}
         return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size)
-                          + put_mapping(wanted) + put_text(self.version, VERSION_MAX)
-                          + put_bytes(_bitmap(self.have), BITMAP_MAX))
+                          + put_wish(self.spec, self.headers) + put_text(self.version, VERSION_MAX)
+                          + put_set(self.have))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Join:
         request, flags, piece_size = cls.fixed.unpack_from(body)
         tail = Reader(body, cls.fixed.size)
-        spec, headers = _spec_of(tail.mapping())
+        spec, headers = tail.wish()
         return cls(request, spec, tail.text(VERSION_MAX), piece_size,
-                   int.from_bytes(tail.take(BITMAP_MAX), "little"), headers, flags)
-
-
-def _bitmap(piece_set: int) -> bytes:
-    return piece_set.to_bytes((piece_set.bit_length() + 7) // 8, "little")
-
-
-def _spec_of(wanted: Dict[str, Any]) -> Tuple[TaskSpec, Tuple[Tuple[str, str], ...]]:
-    """TaskSpec and headers out of a Join's JSON, every type and bound checked."""
-    url, tag = wanted.get("url"), wanted.get("tag", "")
-    filters, digest = wanted.get("filters", []), wanted.get("digest", "")
-    headers = wanted.get("headers", [])
-    texts = [url, tag, digest]
-    if isinstance(filters, list) and len(filters) <= HEADERS_MAX:
-        texts += filters
-    else:
-        raise MessageError("a Join with malformed filters")
-    if not all(isinstance(text, str) and len(text) <= URL_MAX for text in texts):
-        raise MessageError("a Join with a malformed URL, tag, filter or digest")
-    if not isinstance(headers, list) or len(headers) > HEADERS_MAX:
-        raise MessageError("a Join with malformed headers")
-    pairs: List[Tuple[str, str]] = []
-    for pair in headers:
-        if not (isinstance(pair, list) and len(pair) == 2
-                and all(isinstance(part, str) for part in pair)):
-            raise MessageError("a Join with malformed headers")
-        pairs.append((pair[0], pair[1]))
-    if sum(len(name) + len(value) for name, value in pairs) > HEADERS_BYTES_MAX:
-        raise MessageError("a Join with too many bytes of headers")
-    try:
-        known = Digest.parse(digest) if digest else None
-    except UsageError as error:
-        raise MessageError(str(error)) from None
-    return TaskSpec(str(url), str(tag), tuple(filters), known), tuple(pairs)
+                   tail.piece_set(), headers, flags)
 
 
 @dataclass(frozen=True)
@@ -349,13 +318,12 @@ class Have(Message):
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.swarm)
-                          + put_bytes(_bitmap(self.pieces), BITMAP_MAX))
+                          + put_set(self.pieces))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Have:
         (swarm,) = cls.fixed.unpack_from(body)
-        pieces = Reader(body, cls.fixed.size).take(BITMAP_MAX)
-        return cls(swarm, int.from_bytes(pieces, "little"))
+        return cls(swarm, Reader(body, cls.fixed.size).piece_set())
 
 
 @dataclass(frozen=True)
@@ -462,7 +430,7 @@ class Offer(Message):
         head = self.fixed.pack(self.request, self.piece_size, self.length,
                                bytes.fromhex(self.task_id))
         return pack_frame(self.code, head + put_text(self.version, VERSION_MAX)
-                          + put_bytes(_bitmap(self.have), BITMAP_MAX))
+                          + put_set(self.have))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Offer:
@@ -470,7 +438,7 @@ class Offer(Message):
         tail = Reader(body, cls.fixed.size)
         version = tail.text(VERSION_MAX)
         return cls(request, task_id.hex(), version, piece_size, length,
-                   int.from_bytes(tail.take(BITMAP_MAX), "little"))
+                   tail.piece_set())
 
 
 # -------------------------------------------------------------------------------- leases
