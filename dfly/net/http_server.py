@@ -162,7 +162,8 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(error: DflyError, status: int) -> Response:
-    return json_response({"error": printable(error.what), "hint": printable(error.hint)}, status)
+    return json_response({"error": printable(error.what), "hint": printable(error.hint),
+                          "exit_code": error.exit_code}, status)
 
 
 def _split_target(target: str) -> Tuple[str, Dict[str, str]]:

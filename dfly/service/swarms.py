@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tupl
 
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmClosed, SwarmOpened, SwarmSized
-from dfly.errors import DflyError
+from dfly.errors import DflyError, DigestMismatch
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Tasks
@@ -229,6 +229,9 @@ class Swarms:
         except DflyError as error:
             log.warning("task %s: %s", task.task_id[:12], error)
             self._end(task, error)
+            if isinstance(error, DigestMismatch):   # this content is never offered again
+                task.file.fail(error)
+                await asyncio.to_thread(self._store.remove, task.task_id)
         finally:
             task.fetching = None
             task.checked_at = self._clock.now()
