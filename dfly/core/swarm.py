@@ -101,9 +101,9 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased", "least_s", "leases",
-                 "listed", "patience", "rate_at", "rate_count", "rate_pps", "ready_at", "swarm", "unit_s",
-                 "urgent_at", "wants")
+    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased",
+                 "leases", "least_s", "listed", "patience", "rate_at", "rate_count", "rate_pps",
+                 "ready_at", "swarm", "unit_s", "urgent_at", "wants")
 
     def __init__(self, swarm: Swarm, host: Host) -> None:
         self.swarm = swarm

@@ -2,10 +2,11 @@
 
 Every host has an uplink and a downlink. A flow is one lease being sent: it wants its pieces in
 order, each once its sender has it. An uplink serves the flows that can go on in turn, a quantum
-(a piece or a part of one) at a time; a flow has a window of quanta on the way that covers the path's delay and no more, so
-a sender doesn't run ahead of a full downlink, and what one flow can't use the others get: equal
-share at the grain of a quantum, near max-min, for one or two heap events a quantum whatever the
-number of flows. No losses, no TCP: what a long-lived connection gets on a LAN.
+(a piece or a part of one) at a time. A flow has a window of quanta on the way that covers the
+path's delay and little more, so a sender doesn't run ahead of a full downlink, and what one flow
+can't use the others get: equal share at the grain of a quantum, near max-min, for two heap
+events a quantum whatever the number of flows. No losses, no TCP: what a long-lived connection
+gets on a LAN.
 """
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""Run the production scheduler over virtual hosts, links and faults, and measure it.
+
+All hosts want one file that the manager fetches from a source. The same seed gives the same run.
+If a rule is broken (a host that never finishes, a lease that can't work) the exit code is 1.
+"""
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING, List, Tuple
+
+from dfly.cli.table import print_json, table
+from dfly.config import parse_at_least_one, parse_count
+from dfly.errors import DflyError, UsageError
+from dfly.task import PIECES_MAX
+from dfly.units import format_duration, parse_duration, parse_rate, parse_size
+
+if TYPE_CHECKING:
+    from dfly.sim.scenario import Fault, Scenario
+
+HOSTS_MAX = 100_000
+PIECES_IN_ALL_MAX = 100_000_000    # hosts x pieces: what memory and patience allow
+FAULT_SALT = 0x0FA17               # so that faults don't share the scheduler's random numbers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    def option(name: str, default: str, metavar: str, text: str) -> None:
+        parser.add_argument(name, default=default, metavar=metavar, help=text)
+    option("--hosts", "100", "N", "virtual hosts (default 100)")
+    option("--size", "500M", "SIZE", "size of the file (default 500M)")
+    option("--host-rate", "1gbit", "RATE",
+           "of each host's uplink and downlink (default 1gbit); 0 = no limit")
+    option("--source-rate", "10gbit", "RATE",
+           "of the source and of the manager's uplink (default 10gbit); 0 = no limit")
+    option("--piece-size", "0", "SIZE", "0, the default, is what a manager would choose")
+    option("--latency", "500us", "TIME", "of every path, one way (default 500us)")
+    option("--upload-slots", "16", "N", "leases that a host serves at once (default 16)")
+    option("--join-every", "0", "TIME", "a host joins each TIME; 0, the default, is all at once")
+    option("--readers", "0", "N", "hosts that read the file in order while it arrives")
+    option("--lose", "0", "N", "hosts that die on the way")
+    option("--stall", "0", "N", "hosts that stop sending on the way without a word")
+    option("--liars", "0", "N", "hosts that send wrong bytes")
+    option("--seed", "1", "N", "of all randomness (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in the "
+                        "table's stead")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dfly.sim.checkers import CheckFailed
+    from dfly.sim.scenario import simulate
+    scenario = _scenario(args)
+    try:
+        outcome = simulate(scenario)
+    except CheckFailed as error:
+        raise DflyError(f"simulation with seed {scenario.seed} broke a rule: {error}",
+                        f"repeat it by: {command(args)}") from None
+    result = {"makespan_s": round(outcome.makespan_s, 6), "median_s": round(outcome.median_s, 6),
+              "p95_s": round(outcome.p95_s, 6), "bound_s": round(outcome.bound_s, 6),
+              "ratio": round(outcome.ratio, 4), "source_copies": round(outcome.source_copies, 4),
+              "leases": outcome.leases, "trace": outcome.trace}
+    if args.json:
+        print_json(result)
+        return 0
+    rows = [("last host done", format_duration(outcome.makespan_s)),
+            ("median host", format_duration(outcome.median_s)),
+            ("95 % of hosts", format_duration(outcome.p95_s)),
+            ("lower bound", format_duration(outcome.bound_s)),
+            ("last host / bound", f"{outcome.ratio:.3f}"),
+            ("copies out of the source", f"{outcome.source_copies:.2f}"),
+            ("copies out of the manager", f"{outcome.seed_copies:.2f}"),
+            ("leases", str(outcome.leases)), ("reports", str(outcome.reports)),
+            ("trace", outcome.trace[:16])]
+    print(table(("", ""), rows, right=(1,)).lstrip("\n"))
+    return 0
+
+
+def command(args: argparse.Namespace) -> str:
+    """The command line that repeats a run."""
+    words: List[str] = ["dfly", "simulate"]
+    for name in ("hosts", "size", "host_rate", "source_rate", "piece_size", "latency",
+                 "upload_slots", "join_every", "readers", "lose", "stall", "liars", "seed"):
+        words += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    return shlex.join(words)
+
+
+def _scenario(args: argparse.Namespace) -> Scenario:
+    from dfly.sim.scenario import Scenario
+    hosts = parse_at_least_one(args.hosts)
+    if hosts > HOSTS_MAX:
+        raise UsageError(f"--hosts {hosts}: at most {HOSTS_MAX}")
+    scenario = Scenario(
+        hosts, parse_size(args.size), parse_rate(args.host_rate), parse_rate(args.source_rate),
+        piece_size=parse_size(args.piece_size), latency_s=_latency_s(args.latency),
+        seed=parse_count(args.seed), join_every_s=parse_duration(args.join_every),
+        upload_slots=parse_at_least_one(args.upload_slots), readers=parse_count(args.readers))
+    pieces = scenario.geometry.piece_count
+    assert pieces is not None
+    if pieces > PIECES_MAX or pieces * hosts > PIECES_IN_ALL_MAX:
+        raise UsageError(f"{hosts} hosts x {pieces} pieces are too many to simulate",
+                         f"the most is {PIECES_IN_ALL_MAX}: use a larger --piece-size")
+    return replace(scenario, faults=_faults(args, scenario))
+
+
+def _faults(args: argparse.Namespace, scenario: Scenario) -> Tuple[Fault, ...]:
+    """Which hosts fail, how and when: by the seed alone."""
+    from dfly.sim.scenario import Fault
+    kinds = [kind for kind, text in (("lost", args.lose), ("stalled", args.stall),
+                                     ("liar", args.liars)) for _ in range(parse_count(text))]
+    if len(kinds) >= scenario.hosts:
+        raise UsageError(f"{len(kinds)} of {scenario.hosts} hosts fail",
+                         "at least one must be left to finish")
+    rng = random.Random(scenario.seed ^ FAULT_SALT)
+    failing = rng.sample(range(1, scenario.hosts + 1), len(kinds))
+    span_s = scenario.bound_s + scenario.hosts * scenario.join_every_s
+    return tuple(Fault(kind, host, 0.0 if kind == "liar" else rng.random() * span_s)
+                 for kind, host in zip(kinds, failing))
+
+
+def _latency_s(text: str) -> float:
+    """Seconds, from microseconds too: the latency of a rack is below a millisecond."""
+    if text.endswith("us"):
+        return parse_duration(text[:-2]) / 1e6
+    return parse_duration(text)
