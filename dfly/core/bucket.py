@@ -52,7 +52,8 @@ class TokenBucket:
         missing = wanted - self._level_of(now)
         if missing <= 0:
             return now
-        ready_at = now + missing / self._rate_bps
+        # Another thread may have taken later than this one's `now`: the level is of that time
+        ready_at = max(now, self._level_at or now) + missing / self._rate_bps
         while self._level_of(ready_at) < wanted:  # rounding: whoever comes then must find it
             ready_at = math.nextafter(ready_at, math.inf)
         return ready_at

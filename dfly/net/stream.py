@@ -217,7 +217,9 @@ class Stream:
             return WANT_READ
         if isinstance(error, ssl.SSLWantWriteError):
             return WANT_WRITE
-        if isinstance(error, ssl.SSLEOFError) and otherwise == WANT_READ:
+        if otherwise == WANT_READ and (
+                isinstance(error, ssl.SSLEOFError)
+                or getattr(error, "reason", "") == "UNEXPECTED_EOF_WHILE_READING"):  # Python 3.9
             self.cut = True
             return 0
         raise _tls_error(self.name, error) from None

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import random
@@ -709,4 +710,5 @@ def test_idle_connections_are_closed_after_their_time() -> None:
 
 def test_json_answers_for_people() -> None:
     answer = error_response(UsageError("bad\x1b[31m", "hint"), 400)
-    assert answer.status == 400 and answer.body == b'{"error":"bad\\\\x1b[31m","hint":"hint"}\n'
+    assert answer.status == 400 and isinstance(answer.body, bytes)
+    assert json.loads(answer.body) == {"error": "bad\\x1b[31m", "hint": "hint", "exit_code": 2}
