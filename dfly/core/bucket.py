@@ -36,7 +36,7 @@ class TokenBucket:
         assert count >= 0, count
         if self._rate_bps:
             self._level = self._level_of(now) - count
-            self._level_at = now
+            self._level_at = now if self._level_at is None else max(now, self._level_at)
 
     def allowance(self, now: float) -> int:
         """Bytes that may pass at `now`; 0 in debt."""
@@ -65,7 +65,7 @@ class TokenBucket:
         self._rate_bps = rate_bps
         self._burst = burst or self._burst
         self._level = min(level, float(self._burst))
-        self._level_at = now
+        self._level_at = now if self._level_at is None else max(now, self._level_at)
 
     def _level_of(self, now: float) -> float:
         if self._level_at is None:
