@@ -374,7 +374,7 @@ class Scheduler:
                 break
             self._grant(child, offer)
             room -= 1
-        if room > 0 and child.need:
+        if room > 0 and child.may_need:
             self._starve(child)
             return
         swarm.hungry.discard(child)
@@ -434,7 +434,7 @@ class Scheduler:
                 tries -= 1
                 continue
             self._grant(child, offer)
-            if len(child.leases) >= window or not child.need:
+            if len(child.leases) >= window or not child.may_need:
                 swarm.hungry.discard(child)
 
     def _grant(self, child: Peer, offer: Offer, twin: bool = False) -> Lease:

@@ -136,6 +136,11 @@ class Peer:
         """Pieces that it doesn't hold and that no lease is bringing."""
         return self.swarm.full & ~(self.have | self.leased)
 
+    @property
+    def may_need(self) -> bool:
+        """It needs pieces now, or will: more appear while the length isn't known."""
+        return not self.swarm.sized or bool(self.need)
+
 
 class Swarm:
     """One task under way."""
