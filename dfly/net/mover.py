@@ -353,6 +353,10 @@ class _Mover:
             _, _, job = heapq.heappop(self._timeouts)
             if job.is_ended:
                 continue
+            if job.idle_at <= now and not job.is_limited:
+                self._turn(job, now)  # the socket may hold less than it was to wake us for
+            if job.is_ended:
+                continue
             if job.is_limited:  # it isn't the other side that it waits for
                 self._touch(job, now)
             if job.idle_at > now:

@@ -75,7 +75,9 @@ class Stream:
         self._writing: Optional[asyncio.Future[None]] = None
         self._recall: Optional[Callable[[], None]] = None
         self._turns = 0
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._low_water = 1
+        self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # ------------------------------------------------------------------------- connecting
@@ -193,6 +195,16 @@ class Stream:
             return os.sendfile(self.sock.fileno(), fd, offset, count)
         except OSError as error:
             return self._verdict(error, WANT_WRITE)
+
+    def low_water(self, size: int) -> None:
+        """Have selectors tell of this socket only when `size` bytes are there (or its end).
+        Plain TCP; elsewhere nothing changes. Who sets it sets it back to 1."""
+        if size != self._low_water and self._is_tcp and not self.secure:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            except OSError as error:
+                raise network_error(self.name, error) from None
+            self._low_water = size
 
     def pending(self) -> int:
         """Bytes that TLS has decrypted already: no selector tells of them."""
