@@ -7,9 +7,10 @@ whatever the count. Nothing here touches the network or the disk.
 """
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable, Iterator, Match, Optional, Tuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
@@ -51,6 +52,21 @@ class TaskSpec:
                          self.tag.encode()):
                 seal.update(len(part).to_bytes(4, "big") + part)
         return seal.hexdigest()
+
+
+def login_apart(spec: TaskSpec, headers: Tuple[Tuple[str, str], ...]
+                ) -> Tuple[TaskSpec, Tuple[Tuple[str, str], ...]]:
+    """User and password out of the URL and into a header: what is a secret may go to the source
+    only, and makes the content private, however it was given."""
+    parts = split_url(spec.url)
+    if parts.username is None and parts.password is None:
+        return spec, headers
+    if not any(name.lower() == "authorization" for name, _ in headers):
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        basic = base64.b64encode(login.encode()).decode("ascii")
+        headers += (("Authorization", f"Basic {basic}"),)
+    place = parts.netloc.rpartition("@")[2]
+    return replace(spec, url=urlunsplit(parts._replace(netloc=place))), headers
 
 
 def is_task_id(text: str) -> bool:

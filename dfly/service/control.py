@@ -18,7 +18,7 @@ from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printab
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
 from dfly.service.download import TaskDownload, Wish
 from dfly.source import SourceChanged
-from dfly.task import TaskSpec, canonical_url, is_task_id, members, run_set
+from dfly.task import TaskSpec, canonical_url, is_task_id, login_apart, members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Control:
         peer = self._peer
         began_at = peer.clock.now()
         download = await peer.start(wish)
+        before = download.received.pieces
         download.waiters += 1
         download.file.hold()
         try:
@@ -115,7 +116,7 @@ class Control:
                 if download.warning != warned:
                     warned = download.warning
                     yield {"event": "warning", "what": printable(warned)}
-                yield {"event": "progress", **progress_of(download)}
+                yield {"event": "progress", **progress_of(download, before)}
             download.done.result()
             await peer.check(download, wish.checks)
             if not download.file.whole():
@@ -123,7 +124,8 @@ class Control:
                                 "run the command again")
             peer.metrics.add("dfly_downloads_total", outcome="done")
             yield {"event": "done", "task": download.file.task_id, "path": download.file.path,
-                   "seconds": round(peer.clock.now() - began_at, 3), **progress_of(download)}
+                   "seconds": round(peer.clock.now() - began_at, 3),
+                   **progress_of(download, before)}
         finally:
             download.waiters -= 1
             download.file.release()
@@ -244,9 +246,10 @@ def _past_end(piece_count: Optional[int], piece: int) -> bool:
     return piece_count is not None and piece >= piece_count
 
 
-def progress_of(download: TaskDownload) -> Dict[str, Any]:
-    """The numbers of a download, as every event and `dfly status` show them (bytes)."""
-    got = download.received.sizes(download.file.geometry)
+def progress_of(download: TaskDownload, before: int = 0) -> Dict[str, Any]:
+    """The numbers of a download, as every event and `dfly status` show them (bytes), for a caller
+    who came when the pieces `before` were here."""
+    got = download.received.sizes(download.file.geometry, before)
     return {"bytes": sum(got.values()), "length": download.file.geometry.length,
             **{f"from_{origin}": size for origin, size in got.items()},
             "p2p_lost": download.lost_p2p}
@@ -269,6 +272,7 @@ def wish_of(asked: Dict[str, Any]) -> Wish:
         checks = [Digest.parse(text) for text in str(asked.get("check", "")).split() if text]
         spec = TaskSpec(str(asked["url"]), str(asked.get("tag", "")),
                         tuple(str(name) for name in filters), digest)
+        spec, pairs = login_apart(spec, pairs)
         wish = Wish(spec, pairs, tuple(dict.fromkeys([*([digest] if digest else []), *checks])),
                     bool(asked.get("no_source")), bool(asked.get("streaming")),
                     float(asked.get("limit_bps", 0)), float(asked.get("timeout_s", 30)),

@@ -36,7 +36,7 @@ from dfly.service.swarms import Headers, LedTask, Swarms
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
-from dfly.task import TaskSpec, canonical_url, count_of, full_set, runs_of
+from dfly.task import TaskSpec, canonical_url, count_of, full_set, login_apart, runs_of
 from dfly.wire.messages import (
     DIGESTS_MAX,
     STREAMING,
@@ -311,8 +311,9 @@ class Manager:
 
     async def _admit(self, host: HostLink, join: Join) -> None:
         try:
-            canonical_url(join.spec.url)   # what can't be fetched is refused in one line
-            task = await self.swarms.lead(join.spec, join.headers)
+            # What can't be fetched is refused in one line.
+            spec, headers = login_apart(join.spec, join.headers)
+            task = await self.swarms.lead(spec, headers)
         except DflyError as error:
             host.link.send(refusal(join.request, error))
             return

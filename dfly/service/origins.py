@@ -28,10 +28,20 @@ class Received:
     def add(self, piece: int, origin: str) -> None:
         self.came[origin] |= 1 << piece
 
-    def sizes(self, geometry: Geometry) -> Dict[str, int]:
-        """Content bytes by origin, "cache" included."""
-        sets = {"cache": self.cache, **self.came}
-        return {origin: held_bytes(geometry, pieces) for origin, pieces in sets.items()}
+    @property
+    def pieces(self) -> int:
+        """All of them so far."""
+        every = self.cache
+        for pieces in self.came.values():
+            every |= pieces
+        return every
+
+    def sizes(self, geometry: Geometry, before: int = 0) -> Dict[str, int]:
+        """Content bytes by origin. For a caller who came when the pieces `before` were here
+        already, those are "cache"."""
+        sets = {origin: pieces & ~before for origin, pieces in self.came.items()}
+        return {"cache": held_bytes(geometry, self.cache | before),
+                **{origin: held_bytes(geometry, pieces) for origin, pieces in sets.items()}}
 
 
 class Carrying(threading.local):

@@ -20,6 +20,9 @@ def test_sizes_know_a_short_last_piece_and_what_was_held() -> None:
     received.add(2, MANAGER)
     assert received.sizes(Geometry(3 * PIECE + 5, PIECE)) == {
         "cache": PIECE, "peers": PIECE, "manager": PIECE, "source": 5}
+    assert received.pieces == 0b1111
+    assert received.sizes(Geometry(3 * PIECE + 5, PIECE), before=0b1010) == {
+        "cache": 2 * PIECE + 5, "peers": 0, "manager": PIECE, "source": 0}
     assert Received().sizes(Geometry(0, PIECE)) == {
         "cache": 0, "peers": 0, "manager": 0, "source": 0}
 

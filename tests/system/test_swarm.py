@@ -59,7 +59,7 @@ class Swarm:
 def swarm(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Swarm]:
     folder = tmp_path_factory.mktemp("swarm")
     with SourceServer() as source, clean_cluster(folder, program) as cluster:
-        manager = cluster.manager("--revalidate", "0")
+        manager = cluster.manager()
         peers = [cluster.peer("--manager", manager.where, name=f"p{number}")
                  for number in range(PEERS)]
         yield Swarm(cluster, source, manager, peers, cluster.peer(name="alone"))
@@ -86,7 +86,7 @@ def test_a_late_joiner_costs_the_source_no_body(swarm: Swarm) -> None:
     assert swarm.get(late, url, "-O", str(swarm.folder / "b")).code == 0
     assert (swarm.folder / "b").read_bytes() == content
     assert sent(swarm.source, "/late") == len(content)
-    assert [exchange.status for exchange in swarm.source.requests("/late")][-1] == 304
+    assert {exchange.status for exchange in swarm.source.requests("/late")[1:]} <= {304}
 
 
 def test_the_same_host_again_takes_nothing_from_anyone(swarm: Swarm) -> None:
@@ -145,9 +145,11 @@ def test_without_any_manager_a_file_comes_straight_from_the_source(swarm: Swarm)
 def test_standard_output_gets_the_first_pieces_while_the_source_stalls(
         swarm: Swarm, framing: str, managed: bool) -> None:
     content = content_of(20)
-    ready = 8 * PIECE   # whole pieces of a file of unknown length, too
+    # Of a file of unknown length (1 MiB pieces) a manager holds the latest piece back: it may be
+    # the last, and short.
+    ready = 4 * PIECE if framing == "chunked" and managed else 8 * PIECE
     with SourceServer() as source:
-        url = source.add("/stalls", content, ranges=False, framing=framing, stall_after=ready)
+        url = source.add("/stalls", content, ranges=False, framing=framing, stall_after=8 * PIECE)
         process = swarm.cluster.get_popen(swarm.peers[0] if managed else swarm.alone, url,
                                           "-O", "-", "-q")
         assert process.stdout is not None
