@@ -250,7 +250,9 @@ def feed_body(body: Body, view: memoryview, name: str) -> Tuple[List[memoryview]
 
 
 class Receive(Transfer):
-    """One body, out of the stream's buffer first and then its socket, into a sink."""
+    """One body, out of the stream's buffer first and then its socket, into a sink. Of a body whose
+    length is known, up to WORTHWHILE bytes may wait in the kernel until the next boundary, the
+    body's end, the connection's end or the idle timeout, whichever is first."""
 
     def __init__(self, stream: Stream, body: Body, sink: Sink) -> None:
         super().__init__(stream)

@@ -154,7 +154,7 @@ def test_what_a_sink_raises_reaches_who_awaits_and_the_mover_goes_on(error: Exce
         async with moving() as movers:
             stream, far = pair()
             job = movers.receive(stream, LengthBody(1000), CollectSink(10, error))
-            far.sendall(b"x" * 100)
+            far.sendall(b"x" * 1000)
             with pytest.raises(type(error)):
                 await job.wait()
             assert stream.closed
