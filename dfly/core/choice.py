@@ -146,7 +146,8 @@ class Chooser:
         return None
 
     def _urgent(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
-        """The next pieces of a reader, lowest first, from whoever has them, the seed too."""
+        """The next pieces of a reader, lowest first, from whoever carries them. (The seed gives
+        them if nobody has them yet; it does no favours that would keep new pieces back.)"""
         assert child.urgent_at is not None
         coming = child.missing >> child.urgent_at
         if not coming:
@@ -154,17 +155,15 @@ class Chooser:
         limits = self._limits
         start = child.urgent_at + lowest(coming)
         able = need & run_set(start, limits.urgent_pieces)
-        seed = child.swarm.seed
         run_max = min(run_max, limits.urgent_pieces)
         for _ in range(URGENT_TRIES):
             if not able:
                 return None
             piece = lowest(able)
-            offer = self._carrier(child, piece, able, run_max, now)
+            offer = (self._carrier(child, piece, able, run_max, now)
+                     or self._fresh(child, able & -able, 1, now))
             if offer is not None:
                 return offer
-            if seed is not None and seed.have >> piece & 1 and self._usable(seed, child, now):
-                return Offer(seed, piece, 1, 0)
             able &= able - 1
         return None
 

@@ -293,6 +293,9 @@ class Scheduler:
                 first_s = now - lease.granted_at
                 peer.least_s = min(first_s, peer.least_s * 1.002) if peer.least_s else first_s
             lease.progress_at = now
+            if not lease.hedged and not lease.twin:
+                lease.parent.host.sent_at = now
+                lease.parent.host.silences = 0
             if not lease.left:
                 self._succeed(lease)
 
@@ -409,12 +412,12 @@ class Scheduler:
         limits = self._limits
         run_max = self._pacing.run_length(child.swarm.piece_size)
         most = min(limits.window_max, max(2, 3 * self._slots // (4 * max(1, len(self._hosts)))))
+        wanted = 2 + int(WINDOW_GAIN * child.rate_pps * child.least_s)
         if run_max > 1:
             streams = min(limits.choice.streams, max(2, self._slots // len(self._hosts)))
             child.swarm.slot_cap = streams
-            return streams, run_max
+            return streams, max(run_max, -(-wanted // streams))
         child.swarm.slot_cap = SLOTS_ANY
-        wanted = 2 + int(WINDOW_GAIN * child.rate_pps * child.least_s)
         return (min(max(limits.window_min, wanted), most),
                 max(run_max, -(-wanted // most)))
 
@@ -610,6 +613,7 @@ class Scheduler:
             self._alarm(lease.progress_at + slow_s, lease)
             return
         lease.checked += 1
+        self._suspect(lease, slow_s)
         if not lease.twin and not lease.hedged:
             offer = self._choose.for_rest(lease, self._now)
             if offer is not None:
@@ -621,9 +625,19 @@ class Scheduler:
             return
         self._alarm(self._now + slow_s, lease)
 
+    def _suspect(self, lease: Lease, slow_s: float) -> None:
+        """A parent of which no child has heard for that long serves nobody for a while."""
+        host = lease.parent.host
+        heard_at = max(host.sent_at, lease.granted_at)
+        if host.number != SEED and heard_at + slow_s <= self._now \
+                and not lease.left & ~lease.parent.have and host.avoid_until <= self._now:
+            host.avoid_until = self._now + self._limits.strikes_s * 2 ** min(host.silences, 6)
+            host.silences += 1
+
     def _revoke(self, lease: Lease) -> None:
         child, parent = lease.child, lease.parent
-        child.patience = min(child.patience * 2, 64.0)
+        if parent.host.avoid_until <= self._now:   # else it isn't the child's link that is slow
+            child.patience = min(child.patience * 2, 64.0)
         took_s = self._now - lease.granted_at
         self._cost.observe(parent.host.number, child.host.number,
                            child.swarm.piece_size, lease.load, took_s)
