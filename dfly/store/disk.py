@@ -299,7 +299,10 @@ class DiskStore:
             room = self._room(sum(tenant.size for tenant in tenants))
             victims = choose_victims(room, tenants, size)
         for task_id in victims:
+            file = self._live.get(task_id)
             self._drop(task_id, "was evicted to make room")
+            if file is not None:
+                file.give_back("was evicted to make room")
 
     def _room(self, used: int) -> Room:
         try:

@@ -90,8 +90,9 @@ def make_file(path: str, size: int) -> int:
         if error.errno in _NO_FALLOCATE:
             return fd  # this file system can't promise room; a full disk shows while writing
         os.close(fd)
+        told = _space_or_file_error(path, size, error)
         remove_folder(os.path.dirname(path))
-        raise _space_or_file_error(path, size, error) from error
+        raise told from error
     return fd
 
 

@@ -405,6 +405,18 @@ class PieceFile:
         else:
             self.fail(FileError(f"task {self.task_id} {why}"))
 
+    def give_back(self, why: str) -> None:
+        """Free the room of a file that was deleted, although someone may have it open. Not if it
+        is held, or has another name: then it is a user's."""
+        with self._state:
+            if self.holds or os.fstat(self._fd).st_nlink:
+                return
+            self.failed = self.failed or FileError(f"task {self.task_id} {why}")
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise self._file_error("free", error) from error
+
     def hold(self) -> None:
         with self._state:
             self.holds += 1

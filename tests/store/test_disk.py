@@ -456,3 +456,13 @@ def test_uses_keep_their_order_over_a_restart(host: Host) -> None:
     store = host.start(clock=clock)
     store.find(task("b"))
     assert [record.task_id for record in store.records()] == [task(n) for n in "cab"]
+
+
+def test_eviction_frees_the_room_of_a_file_that_is_still_open(host: Host) -> None:
+    store = host.start(quota=4 * LENGTH)
+    old, linked, held = (fill(store.open(task(name), "v1", GEOMETRY)) for name in "abc")
+    os.link(linked.path, host.root / "mine")
+    held.hold()
+    store.make_room(int(2.5 * LENGTH))
+    assert os.fstat(old.fileno()).st_blocks == 0 and old.failed is not None
+    assert (host.root / "mine").read_bytes() == CONTENT == held.read(0, LENGTH)
