@@ -14,6 +14,7 @@ FARTHER = 1.6              # factor of time for each level of location that isn'
 LEARNING = 0.15            # weight of one observation
 TRUST = 8.0                # a parent counts as at most this much faster or slower than the fleet
 LEVELS_MAX = 8             # levels of location that are looked at
+_FACTORS = [FARTHER ** levels for levels in range(LEVELS_MAX + 1)]
 
 
 class CostModel(Protocol):
@@ -42,20 +43,14 @@ class LocalityCost:
     def __init__(self) -> None:
         self._fleet = 1.0 / FIRST_GUESS_BPS        # seconds per byte and lease, over all parents
         self._shown: Dict[int, float] = {}         # the same, of one parent
-        self._places: Dict[Tuple[str, ...], int] = {}
         self._labels: Dict[int, Tuple[str, ...]] = {}
-        self._place_of: Dict[int, int] = {}
-        self._apart: Dict[Tuple[int, int], float] = {}
 
     def place(self, host: int, labels: Tuple[str, ...]) -> None:
-        labels = labels[:LEVELS_MAX]
-        place = self._places.setdefault(labels, len(self._places))
-        self._labels[place] = labels
-        self._place_of[host] = place
+        self._labels[host] = labels[:LEVELS_MAX]
 
     def forget(self, host: int) -> None:
         self._shown.pop(host, None)
-        self._place_of.pop(host, None)
+        self._labels.pop(host, None)
 
     def predict(self, parent: int, child: int, size: int, load: int) -> float:
         unit_s = self._shown.get(parent, self._fleet)
@@ -73,15 +68,8 @@ class LocalityCost:
         self._shown[parent] = shown + LEARNING * (unit_s - shown)
 
     def _factor(self, parent: int, child: int) -> float:
-        here, there = self._place_of.get(parent, -1), self._place_of.get(child, -1)
-        if here == there:
-            return 1.0
-        factor = self._apart.get((here, there))
-        if factor is None:
-            factor = FARTHER ** levels_apart(self._labels.get(here, ()),
-                                             self._labels.get(there, ()))
-            self._apart[here, there] = factor
-        return factor
+        here, there = self._labels.get(parent, ()), self._labels.get(child, ())
+        return 1.0 if here == there else _FACTORS[levels_apart(here, there)]
 
 
 def levels_apart(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:

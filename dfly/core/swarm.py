@@ -56,8 +56,8 @@ class Pool(Generic[T]):
 class Host:
     """A machine with an open link, in whatever number of swarms."""
 
-    __slots__ = ("accused", "avoid_until", "number", "peers", "sent_at", "silences", "slots",
-                 "strikes", "trusted", "uploads")
+    __slots__ = ("accused", "avoid_until", "doubted_by", "number", "peers", "sent_at", "silences",
+                 "slots", "strikes", "trusted", "uploads")
 
     def __init__(self, number: int, slots: int, trusted: bool) -> None:
         self.number = number
@@ -69,6 +69,7 @@ class Host:
         self.avoid_until = 0.0                 # serves nobody before (too many strikes)
         self.sent_at = 0.0                     # when a child last reported a piece of its
         self.silences = 0                      # times that nothing came from it, in a row
+        self.doubted_by = -1                   # last child that didn't find what it claims
         self.accused: List[int] = []           # parents that it said sent wrong bytes
 
     @property

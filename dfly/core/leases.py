@@ -1,0 +1,364 @@
+"""Leases from their granting to their end.
+
+  - A child keeps a window of leases that covers the time a report and a new lease take; load is
+    charged when a lease is granted.
+  - A child for which nobody has anything waits in its swarm's `hungry` pool, and whatever frees
+    a slot or brings a piece serves a few of that pool: no event looks at all hosts.
+  - A lease is over when all its pieces are reported, when the child gives it up, or when the
+    child, the parent or the swarm goes; what it still owed is leased again at once.
+  - A lease that shows no progress for longer than predicted is leased a second time from another
+    parent (the first to bring a piece wins), then withdrawn; when a child has nothing else left
+    to ask for, that happens sooner (endgame).
+Who gets what from whom is choice.py; who is avoided is trust.py; which facts lead here is
+scheduler.py.
+"""
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Deque, Dict, List, Optional, Tuple, Union
+
+from dfly.core.choice import ChoiceLimits, Chooser, Offer
+from dfly.core.cost import CostModel
+from dfly.core.events import Effect, Grant, Pace, Quarantine, Withdraw
+from dfly.core.pacing import PaceLimits, Pacing
+from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
+from dfly.core.trust import Trust, TrustLimits
+from dfly.wire.messages import Failure
+
+HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
+RATE_SPAN_S = 0.1   # a child's rate is measured over at least this
+WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be seen to help
+Subject = Union[Lease, Swarm, Peer]
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Bounds and times of the scheduler; the defaults are those of production."""
+
+    window_min: int = 12           # leases of one piece that a child has at least
+    window_max: int = 32           # and at most
+    serve_tries: int = 4           # hungry children asked for one freed slot or new piece
+    work_max: int = 2_000          # leases granted in one step
+    slow_factor: float = 3.0       # times the prediction without progress: too slow
+    endgame_factor: float = 1.5    # the same when the child has nothing else to ask for
+    slow_min_s: float = 0.5        # never hedge sooner
+    retry_s: float = 0.25          # hungry children are looked at again
+    retry_children: int = 64       # how many of them
+    choice: ChoiceLimits = field(default_factory=ChoiceLimits)
+    trust: TrustLimits = field(default_factory=TrustLimits)
+    pace: PaceLimits = field(default_factory=PaceLimits)
+
+
+class Leases:
+    """All leases under way, with the queues and alarms that make new ones.
+
+    The scheduler sets `now` and `out` at each step, says what happened, then lets it `work()`.
+    """
+
+    def __init__(self, limits: SchedulerLimits, cost: CostModel, rng: random.Random) -> None:
+        self._limits = limits
+        self._cost = cost
+        self._rng = rng
+        self._choose = Chooser(limits.choice, cost, rng)
+        self._trust = Trust(limits.trust)
+        self._last_number = 0
+        self._alarms: List[Tuple[float, int, Subject]] = []
+        self._alarm_number = 0
+        self.pacing = Pacing(limits.pace)
+        self.by_number: Dict[int, Lease] = {}
+        self.to_fill: Deque[Peer] = deque()    # children that may need leases
+        self.to_serve: Deque[Peer] = deque()   # parents that may have something to give
+        self.hosts = 0      # with an open link
+        self.slots = 0      # upload slots of all of them together
+        self.granted = 0    # leases, ever
+        self.now = 0.0
+        self.out: List[Effect] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.to_fill and not self.to_serve
+
+    @property
+    def next_alarm(self) -> Optional[float]:
+        return self._alarms[0][0] if self._alarms else None
+
+    # ----------------------------------------------------------------------- what was stored
+    def hold(self, peer: Peer, got: int) -> None:
+        """The peer holds these pieces too: leases that brought them go on or are over."""
+        peer.swarm.claim(peer, got)
+        peer.have |= got
+        peer.leased &= ~got
+        peer.holders_only &= ~got
+        for lease in list(peer.leases.values()):
+            if lease.left & got:
+                self._progress(lease, got)
+
+    def _progress(self, lease: Lease, got: int) -> None:
+        child, now = lease.child, self.now
+        lease.left &= ~got
+        alone = not lease.hedged and not lease.twin   # else it may have been the other's piece
+        if alone and lease.progress_at == lease.granted_at and not lease.depth:
+            first_s = now - lease.granted_at
+            child.least_s = min(first_s, child.least_s * 1.002) if child.least_s else first_s
+        lease.progress_at = now
+        if alone:
+            self._trust.heard(lease.parent.host, now)
+        if not lease.left:
+            self._succeed(lease)
+
+    def measure(self, peer: Peer, count: int) -> None:
+        """So many pieces came in one report: the child's rate, and the manager's load."""
+        now = self.now
+        peer.rate_count += count
+        span_s = now - peer.rate_at
+        if span_s >= RATE_SPAN_S:
+            if span_s < 5 * RATE_SPAN_S:  # else it was idle meanwhile, which measures nothing
+                peer.rate_pps += 0.5 * (peer.rate_count / span_s - peer.rate_pps)
+            peer.rate_at, peer.rate_count = now, 0
+        self.announce(self.pacing.reported(count * peer.swarm.piece_size, now))
+
+    def announce(self, changed: bool) -> None:
+        """Tell the peers the batching interval, if it changed."""
+        if changed:
+            self.out.append(Pace(self.pacing.batch_s))
+
+    # ------------------------------------------------------------------- leases: beginning
+    def work(self) -> None:
+        """Fill children and use free slots until nothing is left or the step is long enough."""
+        stop_at = self.granted + self._limits.work_max
+        while self.granted < stop_at:
+            if self.to_fill:
+                self._fill(self.to_fill.popleft())
+            elif self.to_serve:
+                self._serve(self.to_serve.popleft())
+            else:
+                break
+
+    def _fill(self, child: Peer) -> None:
+        """Give a child leases until its window is full."""
+        if not child.wants or child.ready_at > self.now:
+            return
+        swarm = child.swarm
+        window, run_max = self._shape(child)
+        room = window - len(child.leases)
+        while room > 0:
+            offer = self._choose.for_child(child, run_max, self.now)
+            if offer is None:
+                break
+            self._grant(child, offer)
+            room -= 1
+        if room > 0 and child.may_need:
+            self._starve(child)
+            return
+        swarm.hungry.discard(child)
+        if room > 0 and child.leases and not child.ending:
+            self._begin_endgame(child)
+
+    def _starve(self, child: Peer) -> None:
+        """Nobody has anything for it now: it waits among the hungry."""
+        swarm = child.swarm
+        child.ending = False
+        swarm.hungry.add(child)
+        if not swarm.retry_due:
+            swarm.retry_due = True
+            self._alarm(self.now + self._limits.retry_s, swarm)
+
+    def _begin_endgame(self, child: Peer) -> None:
+        """All that is missing is leased: from now on those leases get less time."""
+        child.ending = True
+        for lease in child.leases.values():
+            self._alarm(max(self.now, lease.progress_at) + self._slow_s(lease), lease)
+
+    def _shape(self, child: Peer) -> Tuple[int, int]:
+        """(leases that the child should have, pieces of one lease at most).
+
+        Together they cover what is on the way at its rate while a report and the next lease
+        travel, half more so that it shows when more would help (as BBR sizes a TCP window).
+        Long runs: a fixed number of streams, and no host serves more than it receives, which
+        makes every host an inner node about once (a forest: see SplitStream, 2003).
+        Else more leases than three quarters of an average host's slots would only starve others:
+        beyond that, and beyond the manager's budget of leases, runs get longer.
+        """
+        limits, swarm = self._limits, child.swarm
+        run_max = self.pacing.run_length(swarm.piece_size)
+        slots = self.slots // self.hosts
+        most = max(2, min(limits.window_max, 3 * slots // 4))
+        wanted = 2 + int(WINDOW_GAIN * child.rate_pps * child.least_s)
+        if run_max == 1:
+            swarm.slot_cap = SLOTS_ANY
+            return min(max(limits.window_min, wanted), most), -(-wanted // most)
+        streams = min(limits.choice.streams, max(2, slots))
+        if wanted <= streams * run_max:
+            swarm.slot_cap = streams
+            return streams, run_max
+        swarm.slot_cap = SLOTS_ANY
+        return (min(max(streams, -(-wanted // run_max)), max(most, streams)),
+                max(run_max, -(-wanted // most)))
+
+    def _serve(self, parent: Peer) -> None:
+        """Let a parent's free slots serve children that wait."""
+        swarm = parent.swarm
+        if not swarm.hungry or parent.host.free <= 0:
+            return
+        tries = self._limits.serve_tries
+        while tries and swarm.hungry and parent.host.free > 0:
+            child = swarm.hungry.pick(self._rng)
+            offer = None
+            window, run_max = self._shape(child)
+            if child.ready_at <= self.now:
+                offer = self._choose.for_pair(parent, child, run_max, self.now)
+            if offer is None:
+                tries -= 1
+                continue
+            self._grant(child, offer)
+            if len(child.leases) >= window or not child.may_need:
+                swarm.hungry.discard(child)
+
+    def _grant(self, child: Peer, offer: Offer, twin: bool = False) -> Lease:
+        self._last_number += 1
+        self.granted += 1
+        now, parent, swarm = self.now, offer.parent, child.swarm
+        lease = Lease(self._last_number, child, parent, offer.first, offer.pieces)
+        lease.depth = offer.depth
+        lease.load = len(parent.host.uploads)
+        lease.granted_at = lease.progress_at = child.hungry_at = now
+        lease.twin = twin
+        lease.expect_s = self._cost.predict(parent.host.number, child.host.number,
+                                            swarm.piece_size, lease.load)
+        swarm.attach(lease)
+        self.by_number[lease.number] = lease
+        slow_s = self._slow_s(lease)
+        self._alarm(now + slow_s, lease)
+        self.out.append(Grant(lease.number, swarm.number, child.host.number, parent.host.number,
+                               offer.first, offer.pieces, 4 * slow_s * offer.pieces))
+        if offer.pieces > 1 and swarm.hungry:
+            self.to_serve.append(child)  # it may pass on what it is getting
+        return lease
+
+    # ---------------------------------------------------------------------- leases: ending
+    def _succeed(self, lease: Lease) -> None:
+        """All pieces are there."""
+        child, parent = lease.child, lease.parent
+        took_s = self.now - lease.granted_at
+        unit_s = took_s / lease.count
+        child.unit_s += 0.2 * (unit_s - child.unit_s) if child.unit_s else unit_s
+        child.patience = max(1.0, child.patience * 0.9)
+        if lease.hedged or lease.twin:
+            self.out.append(Withdraw(lease.number, child.swarm.number, child.host.number))
+        else:
+            self._trust.success(parent.host, child)
+            if lease.depth == 0:
+                self._cost.observe(parent.host.number, child.host.number,
+                                   lease.count * child.swarm.piece_size, lease.load, took_s)
+        self._release(lease)
+
+    def end(self, lease: Lease, tell: bool) -> None:
+        """The lease is over before its pieces are there: what it owed is leased again."""
+        if tell:
+            self.out.append(Withdraw(lease.number, lease.child.swarm.number,
+                                      lease.child.host.number))
+        child = lease.child
+        lost = self._release(lease)
+        if lost:
+            for waiting in child.host.uploads.values():
+                if waiting.parent is child:
+                    child.holders_only |= waiting.left & lost
+        self.to_fill.append(child)
+
+    def _release(self, lease: Lease) -> int:
+        del self.by_number[lease.number]
+        lost = lease.child.swarm.detach(lease)
+        for peer in lease.parent.host.peers.values():
+            self.to_serve.append(peer)
+        return lost
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """The child has given the lease up, and says why."""
+        child, parent, now = lease.child, lease.parent, self.now
+        trust = self._trust
+        self.end(lease, tell=False)
+        if failure == Failure.LOCAL:
+            child.ready_at = now + trust.limits.avoid_s
+            self._alarm(child.ready_at, child)
+        elif failure == Failure.BAD_DIGEST:
+            trust.strike(parent.host, child, now)
+            if trust.condemn(parent.host, child.host):
+                self._quarantine(parent.host)
+        elif failure in (Failure.NOT_HELD, Failure.BUSY):
+            trust.avoid(parent.host, child, self._limits.retry_s, now)
+        elif failure != Failure.REVOKED:
+            trust.strike(parent.host, child, now)
+
+    def _quarantine(self, host: Host) -> None:
+        self.out.append(Quarantine(host.number, "sent bytes that contradict their digest"))
+        for peer in host.peers.values():
+            peer.swarm.givers.discard(peer)
+        for lease in list(host.uploads.values()):
+            self.end(lease, tell=True)
+
+    # ------------------------------------------------------------------------------- time
+    def _alarm(self, at: float, subject: Subject) -> None:
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (at, self._alarm_number, subject))
+
+    def ring(self) -> None:
+        alarms = self._alarms
+        while alarms and alarms[0][0] <= self.now:
+            subject = heapq.heappop(alarms)[2]
+            if isinstance(subject, Lease):
+                if self.by_number.get(subject.number) is subject:
+                    self._check(subject)
+            elif isinstance(subject, Peer):
+                self.to_fill.append(subject)
+            else:
+                self._retry(subject)
+
+    def _retry(self, swarm: Swarm) -> None:
+        """Look again at children that wait, in case an event that would help them was missed."""
+        for _ in range(min(len(swarm.hungry), self._limits.retry_children)):
+            self.to_fill.append(swarm.hungry.pick(self._rng))
+        swarm.retry_due = bool(swarm.hungry)
+        if swarm.retry_due:
+            self._alarm(self.now + self._limits.retry_s, swarm)
+
+    def _slow_s(self, lease: Lease) -> float:
+        """Seconds without a new piece after which a lease counts as slow."""
+        limits, child = self._limits, lease.child
+        factor = limits.slow_factor if child.need else limits.endgame_factor
+        expect_s = max(lease.expect_s, child.unit_s)
+        slow_s = limits.slow_min_s + self.pacing.batch_s + factor * expect_s
+        if lease.left & ~lease.parent.have:
+            slow_s *= 1 + lease.depth  # it waits itself: blame those above first
+        return slow_s * child.patience
+
+    def _check(self, lease: Lease) -> None:
+        """Hedge a slow lease, then take it back."""
+        slow_s = self._slow_s(lease)
+        if lease.progress_at + slow_s > self.now:
+            self._alarm(lease.progress_at + slow_s, lease)
+            return
+        lease.checked += 1
+        self._trust.suspect(lease, slow_s, self.now)
+        if not lease.twin and not lease.hedged:
+            offer = self._choose.for_rest(lease, self.now)
+            if offer is not None:
+                lease.hedged = True
+                lease.checked = HEDGED
+                self._grant(lease.child, offer, twin=True)
+        if lease.checked > HEDGED:
+            self._revoke(lease)
+            return
+        self._alarm(self.now + slow_s, lease)
+
+    def _revoke(self, lease: Lease) -> None:
+        child, parent = lease.child, lease.parent
+        if parent.host.avoid_until <= self.now:   # else it isn't the child's link that is slow
+            child.patience = min(child.patience * 2, 64.0)
+        took_s = self.now - lease.granted_at
+        self._cost.observe(parent.host.number, child.host.number,
+                           child.swarm.piece_size, lease.load, took_s)
+        self.end(lease, tell=True)
+        self._trust.strike(parent.host, child, self.now)
