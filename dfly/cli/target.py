@@ -60,8 +60,11 @@ class Target:
         """FileError now, if the file could not be put there at the end."""
         try:
             os.makedirs(self.folder, exist_ok=True)
+        except FileExistsError:
+            raise FileError(f"{self.folder} is no folder", "choose another place") from None
         except OSError as error:
-            raise FileError(f"folder {self.folder}: {error.strerror}") from None
+            raise FileError(f"can't make folder {self.folder}: {error.strerror}",
+                            "choose another place") from None
         final = os.path.realpath(self.path) if self.explicit else self.path
         if self.explicit and os.path.isdir(final):
             raise FileError(f"{self.path} is a folder", "name a file by -O, or a folder by -P")

@@ -16,7 +16,8 @@ from dfly import __version__
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
-from dfly.service.download import TaskDownload, Wish
+from dfly.service.download import TaskDownload
+from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.task import TaskSpec, canonical_url, is_task_id, login_apart, members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range

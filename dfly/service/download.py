@@ -11,12 +11,11 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Type
 
 from dfly.clock import Clock
 from dfly.config import join_address
 from dfly.core import download as core
-from dfly.digest import Digest
 from dfly.errors import (
     DflyError,
     FileError,
@@ -34,14 +33,13 @@ from dfly.service.metrics import Metrics
 from dfly.service.origins import MANAGER, PEERS, Carrying, OriginSink, Received
 from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
 from dfly.service.runtime import Tasks
+from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
 from dfly.store.sink import PieceMismatch, PieceSink
-from dfly.task import TaskSpec, set_from_bytes
+from dfly.task import set_from_bytes
 from dfly.wire.http11 import format_content_range
 from dfly.wire.messages import (
-    NO_SOURCE,
-    STREAMING,
     Accepted,
     Changed,
     Digests,
@@ -61,26 +59,8 @@ PARENT_ANSWER_S = 5.0   # for a parent's head or piece set
 PARENT_IDLE_S = 15.0    # for the next bytes of a run; a parent may itself be waiting for them
 LINK_WAIT_S = 6.0       # for a manager's link to open before the next one is asked
 
-Headers = Tuple[Tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What one caller asks for, and how patiently."""
-
-    spec: TaskSpec
-    headers: Headers = ()
-    checks: Tuple[Digest, ...] = ()   # digests the whole content must have
-    no_source: bool = False
-    streaming: bool = False
-    limit_bps: float = 0.0
-    timeout_s: float = 30.0
-    tries: int = 5
-
-    @property
-    def flags(self) -> int:
-        return (STREAMING if self.streaming else 0) | (NO_SOURCE if self.no_source else 0)
-
+# Errors that a manager has itself and this host need not: with its network, its disk.
+MANAGERS_OWN = (NetworkError, NoSpace, FileError)
 
 @dataclass(frozen=True)
 class Means:
@@ -140,6 +120,7 @@ class TaskDownload:
         self._link: Optional[ManagerLink] = None
         self._swarm = 0
         self._lost = asyncio.Event()
+        self._distrusted: Set[Address] = set()   # managers that talked nonsense about this task
         self._timer: Optional[asyncio.TimerHandle] = None
         self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
             core.FetchRun: self._fetch_run, core.StopRun: self._stop_run,
@@ -148,6 +129,7 @@ class TaskDownload:
             core.FetchSource: self._fetch_source, core.StopSource: self._stop_source,
             core.Complete: self._on_complete, core.GiveUp: self._on_give_up,
         }
+        self._gone = False      # the file left the store
         self._held = True
         file.hold()   # not evicted while it is being filled
         self._unsubscribe = file.subscribe(self._from_any_thread)
@@ -192,7 +174,8 @@ class TaskDownload:
     @property
     def is_over(self) -> bool:
         """It failed, or its file left the store: of no use to anyone any more."""
-        return self._machine.state is core.State.FAILED or self.file.failed is not None
+        return (self._gone or self._machine.state is core.State.FAILED
+                or self.file.failed is not None)
 
     @property
     def state(self) -> str:
@@ -260,6 +243,7 @@ class TaskDownload:
             self._means.metrics.add("dfly_pieces_stored_total")
             self._step(core.PieceStored(piece))
             return
+        self._gone = True
         error = self.file.failed or FileError("the file left the store while in use")
         self._step(core.Doomed(error))
         if self._link is not None:
@@ -278,22 +262,30 @@ class TaskDownload:
 
     # ------------------------------------------------------------------------------ led
     def _join_swarm(self, link: ManagerLink, accepted: Accepted) -> None:
-        self._link, self._swarm = link, accepted.swarm
+        self._link, self._swarm, self.led_by = link, accepted.swarm, link.name
+        geometry = self.file.geometry
+        if accepted.piece_size != geometry.piece_size or (
+                None not in (accepted.length, geometry.length)
+                and accepted.length != geometry.length):
+            self._distrust(ProtocolError("another geometry for the same version"))
+            return
         self.token = accepted.token
-        self.led_by = link.name
         self._lost.clear()
         if not self.is_done:
             self._step(core.Led())
         if accepted.inline is not None:
             self._take_inline(accepted.inline)
-        else:
+            return
+        if accepted.length is not None and geometry.length is None:
+            self.told(Sized(accepted.swarm, accepted.length))   # said while we weren't linked
+        if self._link is link:   # nothing said so far was nonsense
             link.attach(accepted.swarm, self)
 
     def _take_inline(self, content: bytes) -> None:
         """A small task came whole with the answer, over the authenticated link."""
         import hashlib
         if self.file.geometry.length != len(content):
-            self._step(core.Doomed(ProtocolError("the manager sent a small task of wrong length")))
+            self._distrust(ProtocolError("a small task of wrong length"))
             return
         for piece in self.file.geometry.pieces_of(0, len(content)):
             data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
@@ -306,8 +298,20 @@ class TaskDownload:
         try:
             self._follow(message)
         except ProtocolError as error:
-            log.warning("manager %s: %s", self.led_by, error)
+            self._distrust(error)
+        except DflyError as error:   # the store has no room for what it says
             self._step(core.Doomed(error))
+
+    def _distrust(self, error: ProtocolError) -> None:
+        """The manager says what can't be: go on without it."""
+        log.warning("manager %s is not followed any more: %s", self.led_by, error)
+        self.warning = f"manager {self.led_by} says what can't be: {error.what}"
+        link, self._link = self._link, None
+        if link is not None:
+            self._distrusted.add(link.address)
+            link.leave(self._swarm)
+        self._step(core.ManagerLost())
+        self._lost.set()
 
     def _follow(self, message: SwarmMessage) -> None:
         if isinstance(message, Lease):
@@ -336,9 +340,9 @@ class TaskDownload:
         error = error_from_wire(message.exit_code, message.what, message.hint)
         if isinstance(error, ServerError):
             error.status = message.status
-        if isinstance(error, NetworkError) and not self.is_done:
-            # The manager can't reach the source; this host may, and others hold pieces.
-            self.warning = f"the manager could not reach the source: {error.what}"
+        if isinstance(error, MANAGERS_OWN) and not self.is_done:
+            # The manager can't get it; this host may, and others hold pieces.
+            self.warning = f"the manager could not get the file: {error.what}"
             self._step(core.ManagerLost())
             self._step(core.NoManagerAnswers())
             return
@@ -364,6 +368,8 @@ class TaskDownload:
             opening = asyncio.ensure_future(self._means.managers.next_opening())
             try:
                 for link in self._means.managers.for_task(self.file.task_id):
+                    if link.address in self._distrusted:
+                        continue
                     if await link.opened(LINK_WAIT_S) and await self._ask_to_lead(link):
                         return
                 if not self.is_done:

@@ -59,6 +59,8 @@ BACKOFF_MAX_S = 30.0
 PROBE_SIZE = 1             # bytes asked for where none may be needed: some sources never say 304
 BEGIN_TRIES = 2            # of a network failure at the very start: don't keep the user waiting
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
+NOT_BEGUN = "check the URL and whether its server runs"
+BROKE_OFF = "the same command goes on from what came, which is kept"
 CROWDED = (429, 503)       # statuses by which a source says "too many connections"
 
 
@@ -251,6 +253,8 @@ class Attempts:
             if self._failures > 1:
                 error.what += f" (tried {self._failures} times)"
                 error.args = (error.what,)
+            if not error.hint:
+                error.hint = NOT_BEGUN if self._beginning else BROKE_OFF
             raise error
         await self._ingest.pause(self._failures, error)
 

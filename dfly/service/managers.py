@@ -138,14 +138,17 @@ class ManagerLink:
         pause_s = RETRY_FIRST_S
         while True:
             retry_after_s = 0.0
+            began_at = self._clock.now()
             try:
                 stream = await self._connect()
                 retry_after_s = await self._serve(stream)
-                pause_s = RETRY_FIRST_S
             except DflyError as error:
                 self._note(error)
             finally:
+                was_open = self.is_open
                 self._lose()
+            if was_open and self._clock.now() - began_at > RETRY_MAX_S:
+                pause_s = RETRY_FIRST_S   # it did well for long: this is no row of failures
             self._tried.set()
             wait_s = max(retry_after_s, pause_s) * self._rng.uniform(0.7, 1.3)
             pause_s = min(2 * pause_s, RETRY_MAX_S)

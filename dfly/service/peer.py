@@ -31,12 +31,13 @@ from dfly.net.mover import Movers
 from dfly.service.content import check_content, file_for
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
-from dfly.service.download import Means, TaskDownload, Wish
+from dfly.service.download import MANAGERS_OWN, Means, TaskDownload
 from dfly.service.ingest import Ingest, IngestLimits, held_state
 from dfly.service.managers import ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Ready, Tasks, run_role
+from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store import TaskFile
@@ -178,22 +179,26 @@ class Peer:
                 self._locks.pop(task_id, None)
 
     async def _start(self, wish: Wish, task_id: str) -> TaskDownload:
-        why: Optional[DflyError] = None
+        why = ""
         for link in self.managers.for_task(task_id):
             if not await link.opened(LINK_WAIT_S):
-                why = link.refused or NetworkError(f"manager {link.name} does not answer")
+                why = _trouble(link, link.refused or NetworkError("no answer"))
                 continue
             held = await asyncio.to_thread(self.store.find, task_id)
             try:
                 accepted = await link.join(partial(_join, wish, held),
                                            max(LINK_WAIT_S, wish.timeout_s))
-            except NetworkError as error:
-                why = error
+            except MANAGERS_OWN as error:
+                why = _trouble(link, error)
                 continue
-            return await self._adopt(link, accepted, wish)
+            try:
+                return await self._adopt(link, accepted, wish)
+            except ProtocolError as error:   # it accepted what can't be
+                link.leave(accepted.swarm)
+                why = _trouble(link, error)
+                log.warning("%s", why)
         if wish.no_source or self.settings.no_source:
-            reason = f" ({why.what})" if why else ""
-            raise NoManager(f"no manager can be reached{reason}",
+            raise NoManager(f"no manager can give the file{why and f' ({why})'}",
                             "name one by --manager, or allow the source")
         return await self._start_alone(wish, task_id, why)
 
@@ -212,8 +217,7 @@ class Peer:
         download.start_led(link, accepted)
         return download
 
-    async def _start_alone(self, wish: Wish, task_id: str,
-                           why: Optional[DflyError]) -> TaskDownload:
+    async def _start_alone(self, wish: Wish, task_id: str, why: str) -> TaskDownload:
         current = self._downloads.get(task_id)
         if (current is not None and not current.is_over and not current.is_done
                 and current.wish.headers == wish.headers):
@@ -236,8 +240,8 @@ class Peer:
             await ingest.close()
             raise
         download = self._begin(wish, file)
-        if why is not None:
-            download.warning = f"no manager: {why.what}"
+        if why:
+            download.warning = f"no P2P: {why}"
         download.start_alone(ingest)
         return download
 
@@ -315,6 +319,11 @@ class Peer:
         self.metrics.set("dfly_tasks", len(self._downloads))
         self.metrics.set("dfly_links", sum(link.is_open for link in self.managers.links))
         return Response(200, [("Content-Type", METRICS_TYPE)], self.metrics.render())
+
+
+def _trouble(link: ManagerLink, error: DflyError) -> str:
+    """Why this manager doesn't help, for people."""
+    return error.what if link.name in error.what else f"manager {link.name}: {error.what}"
 
 
 def _join(wish: Wish, held: Optional[TaskFile], request: int) -> Join:

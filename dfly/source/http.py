@@ -42,6 +42,7 @@ from dfly.task import split_url
 from dfly.wire.http11 import (
     REASONS,
     Headers,
+    HttpError,
     format_content_range,
     parse_content_range,
     parse_unsatisfied_range,
@@ -113,7 +114,7 @@ class HttpSource:
         except (NetworkError, TlsError, ProtocolError) as error:
             # Said anew with the URL; `from None` because the first line says it all.
             raise _kind_of(error)(f"can't fetch {shown_url(hop.url)}: {error.what}",
-                                  error.hint) from None
+                                  error.hint or _hint_for(error)) from None
 
     def _judge(self, response: ClientResponse, hop: _Hop, request: SourceRequest) -> HttpBody:
         """The answer as a body, or the error that it means."""
@@ -153,7 +154,8 @@ class HttpSource:
             return SourceChanged(f"{shown_url(url)} changed: it has no more the bytes asked for")
         if status < 400:
             return ProtocolError(f"{what}: not an answer to a download")
-        hint = HINTS.get(status, "the source has a fault: try again later" if status >= 500 else "")
+        hint = HINTS.get(status, "the source has a fault: try again later" if status >= 500
+                         else "check the URL and the headers given")
         return SourceRefused(what, hint, status, self._retry_after(response.headers))
 
     def _retry_after(self, headers: Headers) -> Optional[float]:
@@ -208,6 +210,9 @@ class HttpBody:
         except NetworkError as error:
             raise NetworkError(f"{shown_url(self.final_url)}: {error.what}",
                                error.hint) from None
+        except HttpError as error:    # the framing of the body, not what its bytes mean
+            raise ProtocolError(f"{shown_url(self.final_url)}: {error.what}",
+                                "tell the source's administrator") from None
         finally:
             response.release()
 
@@ -399,6 +404,10 @@ def _moment(date: str) -> Optional[float]:
         return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
+
+
+def _hint_for(error: DflyError) -> str:
+    return "is an HTTP server there?" if isinstance(error, HttpError) else ""
 
 
 def _kind_of(error: DflyError) -> type[DflyError]:

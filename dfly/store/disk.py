@@ -31,6 +31,7 @@ from dfly.store.piecefile import PieceFile, check_task_id, grow_in_steps, resume
 from dfly.task import Geometry, is_task_id, members
 
 COMMIT_PIECES = 64  # marks in one transaction, at most
+INDEX_ROOM = 1 << 20  # bytes of the disk left to the index: it must be able to say what is here
 RECENT_FILES = 16   # files kept open though no one uses them: spares reloading per request
 
 _log = logging.getLogger(__name__)
@@ -309,7 +310,7 @@ class DiskStore:
             disk = os.statvfs(self.root)
         except OSError as error:
             raise FileError(f"can't look at the store {self.root}: {error.strerror}") from error
-        capacity = used + disk.f_bavail * disk.f_frsize
+        capacity = used + max(0, disk.f_bavail * disk.f_frsize - INDEX_ROOM)
         capacity = min(capacity, self._quota) if self._quota else capacity
         return Room(f"the store {self.root}", capacity, *self._watermarks)
 
