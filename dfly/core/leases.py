@@ -74,6 +74,7 @@ class Leases:
         self.hosts = 0      # with an open link
         self.slots = 0      # upload slots of all of them together
         self.granted = 0    # leases, ever
+        self._stop_at = 0   # leases ever, when this step has done enough
         self.now = 0.0
         self.out: List[Effect] = []
 
@@ -128,8 +129,8 @@ class Leases:
     # ------------------------------------------------------------------- leases: beginning
     def work(self) -> None:
         """Fill children and use free slots until nothing is left or the step is long enough."""
-        stop_at = self.granted + self._limits.work_max
-        while self.granted < stop_at:
+        self._stop_at = self.granted + self._limits.work_max
+        while self.granted < self._stop_at:
             if self.to_fill:
                 self._fill(self.to_fill.popleft())
             elif self.to_serve:
@@ -170,7 +171,7 @@ class Leases:
         """All that is missing is leased: from now on those leases get less time."""
         child.ending = True
         for lease in child.leases.values():
-            self._alarm(max(self.now, lease.progress_at) + self._slow_s(lease), lease)
+            self._watch(lease, max(self.now, lease.progress_at + self._slow_s(lease)))
 
     def _shape(self, child: Peer) -> Tuple[int, int]:
         """(leases that the child should have, pieces of one lease at most).
@@ -205,6 +206,9 @@ class Leases:
             return
         tries = self._limits.serve_tries
         while tries and swarm.hungry and parent.host.free > 0:
+            if self.granted >= self._stop_at:
+                self.to_serve.append(parent)
+                return
             child = swarm.hungry.pick(self._rng)
             offer = None
             window, run_max = self._shape(child)
@@ -231,7 +235,7 @@ class Leases:
         swarm.attach(lease)
         self.by_number[lease.number] = lease
         slow_s = self._slow_s(lease)
-        self._alarm(now + slow_s, lease)
+        self._watch(lease, now + slow_s)
         self.out.append(Grant(lease.number, swarm.number, child.host.number, parent.host.number,
                                offer.first, offer.pieces, 4 * slow_s * offer.pieces))
         if offer.pieces > 1 and swarm.hungry:
@@ -304,12 +308,18 @@ class Leases:
         self._alarm_number += 1
         heapq.heappush(self._alarms, (at, self._alarm_number, subject))
 
+    def _watch(self, lease: Lease, at: float) -> None:
+        """Look at the lease then (and not at an earlier plan's time)."""
+        lease.check_at = at
+        self._alarm(at, lease)
+
     def ring(self) -> None:
         alarms = self._alarms
         while alarms and alarms[0][0] <= self.now:
             subject = heapq.heappop(alarms)[2]
             if isinstance(subject, Lease):
-                if self.by_number.get(subject.number) is subject:
+                if self.by_number.get(subject.number) is subject \
+                        and subject.check_at <= self.now:
                     self._check(subject)
             elif isinstance(subject, Peer):
                 self.to_fill.append(subject)
@@ -338,7 +348,7 @@ class Leases:
         """Hedge a slow lease, then take it back."""
         slow_s = self._slow_s(lease)
         if lease.progress_at + slow_s > self.now:
-            self._alarm(lease.progress_at + slow_s, lease)
+            self._watch(lease, lease.progress_at + slow_s)
             return
         lease.checked += 1
         self._trust.suspect(lease, slow_s, self.now)
@@ -351,7 +361,7 @@ class Leases:
         if lease.checked > HEDGED:
             self._revoke(lease)
             return
-        self._alarm(self.now + slow_s, lease)
+        self._watch(lease, self.now + slow_s)
 
     def _revoke(self, lease: Lease) -> None:
         child, parent = lease.child, lease.parent

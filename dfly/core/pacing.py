@@ -75,7 +75,8 @@ class Pacing:
     def _adopt(self, wanted_s: float) -> bool:
         limits = self._limits
         wanted_s = min(max(wanted_s, limits.batch_min_s), limits.batch_max_s)
-        if self.batch_s / STEP < wanted_s < self.batch_s * STEP:
+        at_a_bound = wanted_s in (limits.batch_min_s, limits.batch_max_s)
+        if not at_a_bound and self.batch_s / STEP < wanted_s < self.batch_s * STEP:
             return False
         changed = wanted_s != self.batch_s
         self.batch_s = wanted_s

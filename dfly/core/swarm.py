@@ -81,8 +81,8 @@ class Host:
 class Lease:
     """One run on its way from a parent to a child."""
 
-    __slots__ = ("checked", "child", "count", "depth", "expect_s", "first", "granted_at",
-                 "hedged", "left", "load", "number", "parent", "progress_at", "twin")
+    __slots__ = ("check_at", "checked", "child", "count", "depth", "expect_s", "first",
+                 "granted_at", "hedged", "left", "load", "number", "parent", "progress_at", "twin")
 
     def __init__(self, number: int, child: Peer, parent: Peer, first: int, count: int) -> None:
         self.number = number
@@ -98,6 +98,7 @@ class Lease:
         self.progress_at = 0.0     # of the last piece stored
         self.hedged = False        # its rest was leased a second time
         self.twin = False          # is such a second lease
+        self.check_at = 0.0        # when to look whether it goes on
         self.checked = 0           # times that it was found behind its prediction
 
 

@@ -72,6 +72,7 @@ class Outcome:
     leases: int
     reports: int
     seed_copies: float         # what the manager sent, in files
+    far_share: float           # of all pieces: leased from a host of another region
     trace: str
 
     @property
@@ -119,7 +120,9 @@ def simulate(scenario: Scenario) -> Outcome:
     return Outcome(
         times, max((host.done_at or 0.0 for host in done), default=0.0), scenario.bound_s,
         swarm.source_pieces / max(1, scenario.geometry.piece_count or 0), swarm.leases,
-        swarm.reports, swarm.hosts[0].sent / max(1, scenario.size), swarm.trace.hexdigest())
+        swarm.reports, swarm.hosts[0].sent / max(1, scenario.size),
+        swarm.far_pieces / max(1, len(done) * (scenario.geometry.piece_count or 0)),
+        swarm.trace.hexdigest())
 
 
 def _rate(bps: float) -> float:

@@ -71,6 +71,7 @@ class SimSwarm:
         self.leases = 0
         self.reports = 0
         self.waiting_hosts = 0           # joined, alive, not complete
+        self.far_pieces = 0              # leased from a host of another region
         self.source_pieces = 0
         self.source_bps = 0.0
         self.sized = True                # False: the length shows at the end only
@@ -169,6 +170,8 @@ class SimSwarm:
         if not parent.alive:
             self._give_up(child, grant.lease, Failure.REFUSED, grant.first)
             return
+        if grant.parent != SEED and parent.labels[:1] != child.labels[:1]:
+            self.far_pieces += grant.count
         flow = Flow(grant.lease, parent, child, grant.first, grant.first + grant.count)
         child.flows[grant.lease] = flow
         self._network.start(flow)

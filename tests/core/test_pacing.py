@@ -1,0 +1,61 @@
+"""Report batching and run length follow the load."""
+from __future__ import annotations
+
+import pytest
+
+from dfly.core.pacing import PaceLimits, Pacing
+
+MIB = 1 << 20
+LIMITS = PaceLimits(reports_per_s=1000.0, leases_per_s=500.0)
+
+
+def crowd(hosts: int) -> Pacing:
+    pacing = Pacing(LIMITS)
+    for _ in range(hosts):
+        pacing.joined()
+    return pacing
+
+
+def test_a_few_hosts_report_at_once_and_lease_piece_by_piece() -> None:
+    pacing = crowd(3)
+    assert pacing.batch_s == LIMITS.batch_min_s
+    assert pacing.run_length(MIB) == 1
+
+
+def test_a_storm_of_joins_is_met_before_it_is_measured() -> None:
+    pacing = crowd(100)
+    assert pacing.batch_s == pytest.approx(0.1, rel=0.5)
+    assert pacing.run_length(MIB) > 10
+    assert crowd(100_000).batch_s == LIMITS.batch_max_s
+
+
+def test_runs_get_longer_with_hosts_and_with_smaller_pieces() -> None:
+    assert crowd(400).run_length(MIB) == pytest.approx(4 * crowd(100).run_length(MIB), rel=0.1)
+    assert crowd(100).run_length(MIB) == pytest.approx(4 * crowd(100).run_length(4 * MIB), rel=0.1)
+
+
+def test_slow_hosts_are_noticed_and_runs_get_short_again() -> None:
+    pacing = crowd(100)
+    for step in range(100):   # 100 hosts that get 100 kB/s each
+        pacing.reported(int(100 * 1e5 * 0.1), now=step * 0.1)
+    assert pacing.child_bps == pytest.approx(1e5, rel=0.3)
+    assert pacing.run_length(MIB) == 1
+
+
+def test_reports_over_the_budget_are_gathered_longer_and_fewer_again_less() -> None:
+    pacing = crowd(4)
+    for step in range(4000):
+        pacing.reported(MIB, now=step / 4000)       # 4,000 a second
+    busy = pacing.batch_s
+    assert busy > 3 * LIMITS.batch_min_s
+    for step in range(200):
+        pacing.reported(MIB, now=2 + step / 20)     # 20 a second
+    assert pacing.batch_s == LIMITS.batch_min_s
+
+
+def test_a_pause_is_not_a_measurement() -> None:
+    pacing = crowd(4)
+    before = pacing.child_bps
+    pacing.reported(MIB, now=1.0)
+    pacing.reported(MIB, now=500.0)
+    assert pacing.child_bps == before

@@ -1,0 +1,216 @@
+"""Whole swarms in virtual time: how close to the bound, and what faults cost.
+
+The checkers of dfly/sim/checkers.py watch every one of these runs, and `simulate()` raises if a
+rule is broken or a live host never finishes.
+"""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import pytest
+
+from dfly.core.choice import ChoiceLimits
+from dfly.core.scheduler import SchedulerLimits
+from dfly.sim.scenario import Fault, Outcome, Scenario, simulate
+from dfly.units import parse_rate, parse_size
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fleet(hosts: int, size: str, host_rate: str, source_rate: str, **more: Any) -> Scenario:
+    return Scenario(hosts, parse_size(size), parse_rate(host_rate), parse_rate(source_rate),
+                    **more)
+
+
+def slowest_over_median(outcome: Outcome) -> float:
+    return max(outcome.times_s) / outcome.median_s
+
+
+# ------------------------------------------------------------------- close to the bound
+def test_star_of_ten() -> None:
+    outcome = simulate(fleet(10, "100MB", "100mbit", "200mbit"))
+    assert outcome.bound_s == pytest.approx(8.0)
+    assert outcome.ratio <= 1.05 and slowest_over_median(outcome) <= 1.03
+    assert outcome.source_copies == 1.0
+
+
+def test_star_of_twenty_on_slow_paths_too() -> None:
+    assert simulate(fleet(20, "200MB", "100mbit", "200mbit")).ratio <= 1.05
+    slow = simulate(fleet(20, "200MB", "100mbit", "200mbit", latency_s=0.02))
+    assert slow.ratio <= 1.10 and slowest_over_median(slow) <= 1.05
+
+
+@pytest.mark.parametrize("hosts", (1, 2, 3, 8))
+def test_a_handful_of_fast_hosts(hosts: int) -> None:
+    assert simulate(fleet(hosts, "200MB", "1gbit", "1gbit")).ratio <= 1.08
+
+
+def test_forty_hosts_behind_a_slow_source() -> None:
+    outcome = simulate(fleet(40, "100MiB", "0", "25MB"))
+    assert outcome.ratio <= 1.08 and slowest_over_median(outcome) <= 1.05
+
+
+def test_few_upload_slots_are_enough() -> None:
+    assert simulate(fleet(10, "100MB", "100mbit", "200mbit", upload_slots=8)).ratio <= 1.10
+    assert simulate(fleet(10, "50MB", "100mbit", "200mbit", upload_slots=2)).ratio <= 2.0
+
+
+def test_two_hundred_hosts_lease_runs() -> None:
+    outcome = simulate(fleet(200, "200MB", "1gbit", "10gbit"))
+    assert outcome.ratio <= 1.12
+    assert outcome.leases < 200 * 763 / 3      # of 763 pieces each
+
+
+@pytest.mark.long
+def test_a_thousand_hosts() -> None:
+    outcome = simulate(fleet(1000, "500M", "1gbit", "10gbit", piece_size=1 << 20))
+    assert outcome.ratio <= 1.15 and slowest_over_median(outcome) <= 1.08
+    assert outcome.source_copies == 1.0
+
+
+def test_hosts_without_uplink_slots_live_from_the_manager() -> None:
+    outcome = simulate(fleet(4, "10MB", "100mbit", "400mbit", upload_slots=1))
+    assert outcome.seed_copies >= 1.0
+    assert len(outcome.times_s) == 4
+
+
+def test_unknown_length() -> None:
+    outcome = simulate(fleet(10, "50MB", "100mbit", "200mbit", sized=False))
+    assert outcome.ratio <= 1.10
+
+
+@pytest.mark.parametrize("size", (0, 1, 65_537, 262_144, 262_145))
+def test_odd_sizes(size: int) -> None:
+    outcome = simulate(Scenario(5, size, 1e7, 1e7))
+    assert len(outcome.times_s) == 5
+
+
+def test_in_order_readers_cost_little() -> None:
+    plain = simulate(fleet(30, "100MB", "100mbit", "200mbit"))
+    read = simulate(fleet(30, "100MB", "100mbit", "200mbit", readers=30))
+    assert read.makespan_s <= 1.10 * plain.makespan_s
+
+
+def test_joins_over_time_are_served_by_those_that_came_before() -> None:
+    outcome = simulate(fleet(40, "50MB", "100mbit", "100mbit", join_every_s=0.5))
+    alone = 50e6 / 12.5e6
+    assert max(outcome.times_s) <= 1.6 * alone      # the first ones wait for the source
+    assert outcome.median_s <= 1.1 * alone
+    assert outcome.seed_copies < 10
+
+
+def test_near_parents_save_the_long_links() -> None:
+    """Two regions: most bytes should stay within one."""
+    scenario = fleet(40, "50MB", "100mbit", "400mbit", labels=(("eu", "a"), ("us", "b")))
+    outcome = simulate(scenario)
+    assert outcome.ratio <= 1.25
+    assert outcome.far_share < 0.4       # half, if nobody cared
+
+
+# ------------------------------------------------------------------------------ faults
+BASES: Dict[str, Tuple[int, str, str, str]] = {
+    "pieces": (30, "50MB", "100mbit", "200mbit"), "runs": (90, "100MB", "1gbit", "4gbit")}
+
+
+def faulty(base: str, seed: int, *faults: Fault, **more: Any) -> Outcome:
+    return simulate(fleet(*BASES[base], faults=faults, seed=seed, **more))
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("seed", (1, 2))
+def test_a_third_of_the_hosts_dies_on_the_way(base: str, seed: int) -> None:
+    bound_s = fleet(*BASES[base]).bound_s
+    hosts = BASES[base][0]
+    faults = [Fault("lost", host, bound_s * host / hosts) for host in range(3, hosts, 3)]
+    outcome = faulty(base, seed, *faults)
+    assert outcome.makespan_s <= 1.5 * bound_s
+    assert len(outcome.times_s) >= hosts - len(faults)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("seed", (1, 2))
+def test_liars_are_found_and_harm_little(base: str, seed: int) -> None:
+    bound_s = fleet(*BASES[base]).bound_s
+    outcome = faulty(base, seed, *(Fault("liar", host) for host in (2, 5, 9)))
+    assert outcome.makespan_s <= 1.5 * bound_s + 1.0
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("seed", (1, 2))
+def test_parents_that_stall_without_a_word_are_left(base: str, seed: int) -> None:
+    bound_s = fleet(*BASES[base]).bound_s
+    outcome = faulty(base, seed, *(Fault("stalled", host, bound_s * 0.3) for host in (2, 5, 9)))
+    assert outcome.median_s <= 1.5 * bound_s
+    assert outcome.makespan_s <= 1.5 * bound_s + 4.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_at_once(seed: int) -> None:
+    faults = [Fault("lost", host, 0.2 * host) for host in range(1, 12)]
+    faults += [Fault("stalled", 20, 1.0), Fault("liar", 21), Fault("liar", 22)]
+    small = SchedulerLimits(choice=ChoiceLimits(depth_max=2), work_max=50)
+    outcome = faulty("runs" if seed % 2 else "pieces", seed, *faults, readers=10,
+                     join_every_s=0.02, limits=small)
+    assert outcome.source_copies == 1.0
+
+
+# ------------------------------------------------------------------ the command, the trace
+def command(*words: str, hash_seed: str = "0") -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "dfly", "simulate", *words], cwd=ROOT,
+                          env={**os.environ, "PYTHONHASHSEED": hash_seed}, text=True,
+                          capture_output=True, timeout=120, check=False)
+
+
+def test_one_seed_gives_one_trace_under_any_hash_seed() -> None:
+    words = ("--hosts", "40", "--size", "50MB", "--source-rate", "2gbit", "--lose", "5",
+             "--liars", "2", "--stall", "1", "--readers", "4", "--json", "--seed")
+    traces = [json.loads(command(*words, seed, hash_seed=hashes).stdout)["trace"]
+              for seed, hashes in (("5", "1"), ("5", "31337"), ("6", "1"))]
+    assert traces[0] == traces[1] != traces[2]
+
+
+def test_json_has_exactly_these_keys() -> None:
+    done = command("--hosts", "5", "--size", "10MB", "--host-rate", "100mbit", "--source-rate",
+                   "25MB", "--piece-size", "512K", "--latency", "1ms", "--seed", "3", "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    result = json.loads(done.stdout)
+    assert sorted(result) == sorted(("makespan_s", "median_s", "p95_s", "bound_s", "ratio",
+                                     "source_copies", "leases", "trace"))
+    assert result["bound_s"] == pytest.approx(0.8) and result["source_copies"] == 1.0
+
+
+def test_the_table_is_for_people() -> None:
+    done = command("--hosts", "3", "--size", "1MB")
+    assert done.returncode == 0
+    assert "lower bound" in done.stdout and "last host / bound" in done.stdout
+
+
+@pytest.mark.parametrize("words, what", (
+    (("--hosts", "0"), "at least 1"), (("--hosts", "1000000"), "at most"),
+    (("--size", "lots"), "not a size"), (("--host-rate", "fast"), "not a rate"),
+    (("--latency", "soon"), "not a duration"), (("--lose", "5", "--hosts", "5"), "must be left"),
+    (("--piece-size", "1", "--size", "1G"), "too many")))
+def test_usage_errors_take_one_line(words: Tuple[str, ...], what: str) -> None:
+    done = command(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert what in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_broken_rule_prints_the_command_that_repeats_it(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dfly.cli import main
+    from dfly.sim import checkers
+
+    def fail(self: checkers.Checkers, incomplete: object) -> None:
+        raise checkers.CheckFailed("told so")
+    monkeypatch.setattr(checkers.Checkers, "finished", fail)
+    assert main(["simulate", "--hosts", "2", "--size", "1MB", "--seed", "77", "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "seed 77" in told.err and "told so" in told.err
+    assert "dfly simulate --hosts 2 --size 1MB" in told.err and "--seed 77" in told.err
