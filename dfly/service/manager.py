@@ -36,7 +36,7 @@ from dfly.service.swarms import Headers, LedTask, Swarms
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
-from dfly.task import TaskSpec, canonical_url, count_of, full_set, login_apart, runs_of
+from dfly.task import TaskSpec, canonical_url, count_of, full_set, login_apart, run_set, runs_of
 from dfly.wire.messages import (
     DIGESTS_MAX,
     STREAMING,
@@ -73,16 +73,17 @@ LABELS_MAX = 16
 BUSY_RETRY_S = 5.0
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
+DIGESTS_EVERY = 64           # pieces from the source after which all members hear digests
 UPLOADS_PER_SLOT = 8         # bodies served at once, per upload slot
 SLOTS_FACT_MAX = 1_000       # no host may claim more upload slots
 
 
 @dataclass
 class Member:
-    """A host in a swarm: which digests it was told, and whether it wants more."""
+    """A host in a swarm: which digests it was told, and which it has leases for without."""
 
     told: int = 0      # piece set
-    wants: bool = True
+    awaits: int = 0    # piece set
 
 
 @dataclass
@@ -220,7 +221,7 @@ class Manager:
             assert parent.hello is not None
             host.parents.add(order.parent)
             host.link.send(Parent(order.parent, parent.hello.port, parent.address))
-        self._tell_digests(host, task)
+        self._tell_digests_of(host, task, run_set(order.first, order.count))
         host.link.send(Lease(order.lease, order.swarm, order.parent, order.first, order.count,
                              order.deadline_s))
 
@@ -269,7 +270,7 @@ class Manager:
         for swarm in host.swarms:
             task = self.swarms.of_swarm(swarm)
             if task is not None:
-                task.members.discard(host.number)
+                task.forget(host.number)
         if host.hello is not None:
             self.decide(core.HostLost(host.number))
 
@@ -347,8 +348,7 @@ class Manager:
                                 held != 0, inline))
         if inline is not None:
             return  # it has everything, and nobody needs it as a parent
-        member = host.swarms.setdefault(task.swarm, Member())
-        member.wants = wants
+        host.swarms.setdefault(task.swarm, Member())
         task.members.add(host.number)
         self._tell_digests(host, task)
         first = None
@@ -392,7 +392,7 @@ class Manager:
         task = self._task_of(host, leave.swarm)
         if task is not None:
             del host.swarms[leave.swarm]
-            task.members.discard(host.number)
+            task.forget(host.number)
             self.decide(core.PeerLeft(leave.swarm, host.number))
 
     def _on_stored(self, host: HostLink, stored: Stored) -> None:
@@ -412,11 +412,34 @@ class Manager:
 
     # --------------------------------------------------------------- news of tasks (Audience)
     def digests_grew(self, task: LedTask) -> None:
-        """Pieces came from the source: members that wait for their digests hear of them."""
-        for number in task.members:
-            self._tell_digests(self._hosts[number], task)
+        """A piece came from the source. Who has a lease for it hears its digest at once; who
+        hasn't will with his lease, or with every so many pieces, or when all are here: so that
+        nobody is lost for long if this manager goes."""
+        known = task.file.known
+        if task.file.complete or count_of(known) % DIGESTS_EVERY == 0:
+            for number in task.members:
+                self._tell_digests(self._hosts[number], task)
+            task.awaiting.clear()
+        for number in list(task.awaiting):
+            host = self._hosts[number]
+            member = host.swarms[task.swarm]
+            if member.awaits & known:
+                self._tell_digests(host, task)
+                if not member.awaits:
+                    task.awaiting.discard(number)
+
+    def _tell_digests_of(self, host: HostLink, task: LedTask, pieces: int) -> None:
+        """See that the host knows these pieces' digests, now or as soon as there are any."""
+        member = host.swarms.get(task.swarm)
+        if member is None or not pieces & ~member.told:
+            return
+        self._tell_digests(host, task)
+        member.awaits |= pieces & ~member.told
+        if member.awaits:
+            task.awaiting.add(host.number)
 
     def _tell_digests(self, host: HostLink, task: LedTask) -> None:
+        """All digests that there are and the host doesn't know."""
         member = host.swarms.get(task.swarm)
         if member is None:
             return
@@ -426,6 +449,7 @@ class Manager:
                 some = min(DIGESTS_MAX, first + count - start)
                 host.link.send(Digests(task.swarm, start, task.file.digests(start, some)))
         member.told = known
+        member.awaits &= ~known
 
     def sized(self, task: LedTask) -> None:
         length = task.file.geometry.length
@@ -443,6 +467,7 @@ class Manager:
                 host.link.send(TaskFailed(task.swarm, error.exit_code, error.what, error.hint,
                                           getattr(error, "status", 0)))
         task.members.clear()
+        task.awaiting.clear()
 
     # ------------------------------------------------------------------------------ HTTP
     def _served(self, task_id: str) -> Optional[Served]:

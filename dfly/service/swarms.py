@@ -60,11 +60,17 @@ class LedTask:
     error: Optional[DflyError] = None
     source_bytes: int = 0
     members: Set[int] = field(default_factory=set)     # hosts
+    awaiting: Set[int] = field(default_factory=set)    # those with leases on undigested pieces
     used_at: float = 0.0
 
     @property
     def task_id(self) -> str:
         return self.file.task_id
+
+    def forget(self, host: int) -> None:
+        """The host isn't in the swarm any more."""
+        self.members.discard(host)
+        self.awaiting.discard(host)
 
     @property
     def state(self) -> str:
