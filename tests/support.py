@@ -190,6 +190,13 @@ class SourceServer:
         """End every stall, now and to come."""
         self._waker.send(b".")
 
+    def cut_all(self) -> None:
+        """Cut every connection that is open now."""
+        with self._changed:
+            sockets = list(self._sockets)
+        for sock in sockets:
+            self._shut(sock)
+
     # ------------------------------------------------------------------- what a test asks it
     @property
     def body_bytes(self) -> int:

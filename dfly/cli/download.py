@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from dfly.cli.local import Answer, ask
 from dfly.cli.target import Target, write_error
-from dfly.errors import DflyError, ProtocolError, error_from_wire
+from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.task import is_task_id
 
 Event = Dict[str, Any]
@@ -71,8 +71,8 @@ class Download:
             on_event(event)
             if kind == "accepted" and on_accepted is not None:
                 on_accepted(_task_id(event))
-        raise ProtocolError("the peer daemon ended in the middle of the download",
-                            "repeat the command: the pieces that came are kept")
+        raise NetworkError("the peer daemon ended in the middle of the download",
+                           "repeat the command: the pieces that came are kept")
 
     # ------------------------------------------------------------------------ to a file
     def _deliver(self, done: Event, target: Target) -> str:

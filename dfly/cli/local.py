@@ -66,12 +66,20 @@ class Answer:
             if not len(view):
                 size = _receive_into(self._connection, buffer, self._name)
                 if not size:
-                    self._body.eof()
+                    self._end()
                     break
                 view = buffer[:size]
             contents, used = self._body.feed(view)
             view = view[used:]
             yield from contents
+
+    def _end(self) -> None:
+        """The other side has closed: fine, if its answer ends so."""
+        try:
+            self._body.eof()
+        except ProtocolError:
+            raise NetworkError(f"{self._name} ended in the middle of its answer",
+                               "repeat the command: what came is kept") from None
 
     def lines(self) -> Iterator[bytes]:
         """The content cut at line ends."""

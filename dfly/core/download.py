@@ -5,10 +5,11 @@ piece bytes never come here. The states, and what moves between them:
 
     WAITING   nothing is led yet; the driver asks the managers
     LED       a manager leads: every lease becomes a run, every stored piece a report
-    ALONE     the link was lost: runs in flight go on; back to LED if a manager answers within
-              `patience_s`, else
+    ALONE     the link was lost: runs in flight go on; back to LED if a manager answers, else,
+              at once if none can be reached, or after `patience_s`,
     PARENTS   runs from parents that were met before and say what they hold; when nobody has
-              anything that is missing, or all fail,
+              anything that is missing, or all fail, but not before the manager had `patience_s`
+              to come back,
     SOURCE    what is missing comes from the source (if it may), in pieces nobody else had
     DONE, FAILED
 
@@ -48,7 +49,9 @@ class Led:
 
 @dataclass(frozen=True)
 class ManagerLost:
-    pass
+    """`for_good`: it lives, but is of no more use to this task."""
+
+    for_good: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,7 @@ class Download:
         self._asked: Set[int] = set()
         self._rounds = 0
         self._due: Optional[float] = None
+        self._patient_until = 0.0            # a lost manager may come back: no source before
         self._source_on = False
         self._handlers: Dict[Type[Event], Callable[..., List[Effect]]] = {
             Opened: self._on_opened, Sized: self._on_sized, Led: self._on_led,
@@ -384,12 +388,13 @@ class Download:
     def _on_manager_lost(self, event: ManagerLost, now: float) -> List[Effect]:
         if self.state is State.LED:
             self.state = State.ALONE
-            self._due = now + self._limits.patience_s
+            self._patient_until = now + (0.0 if event.for_good else self._limits.patience_s)
+            self._due = self._patient_until
         return []
 
     def _on_no_manager(self, event: NoManagerAnswers, now: float) -> List[Effect]:
         if self.state is State.WAITING:
-            return self._to_source()
+            return self._to_source(now)
         if self.state is State.ALONE:
             return self._to_parents(now)
         return []
@@ -404,14 +409,15 @@ class Download:
             self._rounds += 1
             self._asked.clear()  # whoever hasn't answered by now is not waited for
             started = self._go_on(now)
+            if self.state is not State.PARENTS:
+                return started
             if self._rounds > self._limits.idle_rounds and not self._runs:
-                return self._to_source()
+                return self._to_source(now)
             return started + self._ask(now)
         return []
 
     def _to_parents(self, now: float) -> List[Effect]:
         self.state = State.PARENTS
-        self.lost_p2p = True
         self._rounds = 0
         return self._ask(now)
 
@@ -419,7 +425,8 @@ class Download:
         """One round: ask every parent that was met; go on at the latest when the next is due."""
         self._asked = set(self._parents)
         if not self._parents and not self._runs:
-            return self._to_source()
+            return self._to_source(now)
+        self.lost_p2p = self.lost_p2p or now >= self._patient_until
         self._due = now + self._limits.ask_again_s
         return [AskParent(parent) for parent in self._parents]
 
@@ -455,7 +462,7 @@ class Download:
             run = self._start(parent, first, count, None)
             effects.append(FetchRun(run, parent, first, count, self._limits.run_deadline_s))
         if not self._runs and not self._parents:  # while some live, others may yet feed them
-            return [*effects, *self._to_source()]
+            return [*effects, *self._to_source(now)]
         return effects
 
     def _choose(self) -> Optional[Tuple[int, int, int]]:
@@ -480,7 +487,11 @@ class Download:
         return parent, first, min(count, self._limits.run_pieces)
 
     # --------------------------------------------------------------------------- source
-    def _to_source(self) -> List[Effect]:
+    def _to_source(self, now: float) -> List[Effect]:
+        if now < self._patient_until:
+            self._due = self._patient_until
+            return []
+        self.lost_p2p = self.lost_p2p or self.state is not State.WAITING
         if not self.may_use_source:
             return self._fail(NoManager(
                 "no manager or peer can give the rest of the file",

@@ -343,7 +343,7 @@ class TaskDownload:
         if isinstance(error, MANAGERS_OWN) and not self.is_done:
             # The manager can't get it; this host may, and others hold pieces.
             self.warning = f"the manager could not get the file: {error.what}"
-            self._step(core.ManagerLost())
+            self._step(core.ManagerLost(for_good=True))
             self._step(core.NoManagerAnswers())
             return
         self._step(core.Doomed(error))

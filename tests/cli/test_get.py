@@ -91,15 +91,15 @@ def test_a_failure_has_the_daemons_code_and_words(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_daemon_that_dies_is_a_protocol_error(ready: Any, tmp_path: Path) -> None:
+def test_a_daemon_that_dies_is_a_network_error(ready: Any, tmp_path: Path) -> None:
     ready.events = [ACCEPTED]
-    assert main(["get", URL]) == 7
+    assert main(["get", URL]) == 4
     assert os.listdir(tmp_path) == []
 
 
 def test_a_cut_content_leaves_nothing_behind(ready: Any, tmp_path: Path) -> None:
     ready.content_short_by = 1
-    assert main(["get", URL]) == 7
+    assert main(["get", URL]) == 4
     assert os.listdir(tmp_path) == []
 
 
@@ -214,7 +214,7 @@ def test_a_short_stream_to_standard_output_is_an_error(ready: Any) -> None:
     ready.content_short_by = 5
     process = spawn(["get", "-q", "-O", "-", URL])
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 7 and b"truncated" in err
+    assert process.returncode == 4 and b"in the middle" in err
 
 
 def test_a_reader_that_leaves_ends_it_silently(ready: Any) -> None:

@@ -123,6 +123,30 @@ def test_silent_parents_lead_to_the_source_at_once() -> None:
     assert play.hear(d.ParentSilent(5)) == [d.FetchSource(0b111)]
 
 
+def test_a_manager_has_time_to_come_back_before_the_source_is_asked() -> None:
+    for for_good in (False, True):
+        play = Play(3).led()
+        play.hear(d.LeaseGranted(70, 5, 0, 1, 9.0), d.RunEnded(1, Failure.BROKEN, 0, "cut"))
+        play.hear(d.ManagerLost(for_good))
+        assert play.hear(d.NoManagerAnswers()) == [d.AskParent(5)]   # parents help meanwhile
+        play.now += 0.1
+        gone = play.hear(d.ParentSilent(5))
+        if not for_good:
+            assert gone == [] and not play.machine.lost_p2p
+            gone = play.wait()
+            assert play.now == d.DownloadLimits().patience_s
+        assert gone == [d.FetchSource(0b111)] and play.machine.lost_p2p
+
+
+def test_no_source_fails_only_when_the_manager_stays_away() -> None:
+    play = Play(3, may_use_source=False).led()
+    assert play.hear(d.ManagerLost(), d.NoManagerAnswers()) == []
+    assert play.hear(d.Led()) == []   # it came back in time
+    assert play.hear(d.ManagerLost(), d.NoManagerAnswers()) == []
+    (effect,) = play.wait()
+    assert isinstance(effect, d.GiveUp) and isinstance(effect.error, NoManager)
+
+
 def test_no_source_means_no_source() -> None:
     play = Play(3, may_use_source=False)
     (effect,) = play.hear(d.NoManagerAnswers())
