@@ -97,10 +97,12 @@ class Chooser:
         return Offer(parent, first, min(count, lowest(~(parent.have >> first))), 0)
 
     def _shorter(self, need: int, run_max: int) -> int:
-        """Runs get shorter as a download ends, so that its last ones end together."""
+        """Runs get shorter as a download ends, so that its last ones end together. They are
+        powers of two: then the runs of all children begin and end at the same pieces."""
         if run_max == 1:
             return 1
-        return max(1, min(run_max, count_of(need) // self._limits.streams))
+        run_max = max(1, min(run_max, 2 * count_of(need) // self._limits.streams))
+        return 1 << (run_max.bit_length() - 1)
 
     # ------------------------------------------------------------------------- which pieces
     def _fresh(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:

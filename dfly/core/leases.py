@@ -26,6 +26,7 @@ from dfly.core.events import Effect, Grant, Pace, Quarantine, Withdraw
 from dfly.core.pacing import PaceLimits, Pacing
 from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.core.trust import Trust, TrustLimits
+from dfly.task import lowest
 from dfly.wire.messages import Failure
 
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
@@ -348,20 +349,23 @@ class Leases:
         """Hedge a slow lease, then take it back."""
         slow_s = self._slow_s(lease)
         if lease.progress_at + slow_s > self.now:
+            lease.checked = 0
             self._watch(lease, lease.progress_at + slow_s)
             return
-        lease.checked += 1
-        self._trust.suspect(lease, slow_s, self.now)
+        offer = None
         if not lease.twin and not lease.hedged:
             offer = self._choose.for_rest(lease, self.now)
-            if offer is not None:
-                lease.hedged = True
-                lease.checked = HEDGED
-                self._grant(lease.child, offer, twin=True)
+        if offer is not None:
+            lease.hedged, lease.checked = True, HEDGED
+            self._grant(lease.child, offer, twin=True)
+        elif lease.parent.have >> lowest(lease.left) & 1:
+            lease.checked += 1
+        # else it waits for a piece that nobody has yet, or only the busy: no one is to blame
+        self._trust.suspect(lease, slow_s, self.now)
         if lease.checked > HEDGED:
             self._revoke(lease)
-            return
-        self._watch(lease, self.now + slow_s)
+        else:
+            self._watch(lease, self.now + slow_s)
 
     def _revoke(self, lease: Lease) -> None:
         child, parent = lease.child, lease.parent
