@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Type
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from dfly.clock import Clock
 from dfly.config import join_address
@@ -120,7 +120,6 @@ class TaskDownload:
         self._link: Optional[ManagerLink] = None
         self._swarm = 0
         self._lost = asyncio.Event()
-        self._distrusted: Set[Address] = set()   # managers that talked nonsense about this task
         self._timer: Optional[asyncio.TimerHandle] = None
         self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
             core.FetchRun: self._fetch_run, core.StopRun: self._stop_run,
@@ -308,9 +307,9 @@ class TaskDownload:
         self.warning = f"manager {self.led_by} says what can't be: {error.what}"
         link, self._link = self._link, None
         if link is not None:
-            self._distrusted.add(link.address)
+            self._means.managers.distrust(self.file.task_id, link.address)
             link.leave(self._swarm)
-        self._step(core.ManagerLost())
+        self._step(core.ManagerLost(for_good=True))
         self._lost.set()
 
     def _follow(self, message: SwarmMessage) -> None:
@@ -368,8 +367,6 @@ class TaskDownload:
             opening = asyncio.ensure_future(self._means.managers.next_opening())
             try:
                 for link in self._means.managers.for_task(self.file.task_id):
-                    if link.address in self._distrusted:
-                        continue
                     if await link.opened(LINK_WAIT_S) and await self._ask_to_lead(link):
                         return
                 if not self.is_done:

@@ -54,6 +54,7 @@ LINK_PROTOCOL = "dfly/1"
 CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs milliseconds
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0
+DISTRUST_S = 600.0       # a manager that talked nonsense about a task isn't asked about it again
 EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
 
 SwarmMessage = Union[Digests, Sized, Changed, TaskFailed, Lease, Revoke]
@@ -330,6 +331,18 @@ class Managers:
         self._links: Dict[Address, ManagerLink] = {}
         self._order: List[Address] = []
         self._openings: "List[asyncio.Future[None]]" = []
+        self._distrusted: Dict[Tuple[str, Address], float] = {}   # until when
+
+    def distrust(self, task_id: str, address: Address) -> None:
+        """This manager said what can't be about this task: it isn't asked for a while."""
+        now = self._clock.now()
+        for key, until in list(self._distrusted.items()):
+            if until <= now:
+                del self._distrusted[key]
+        self._distrusted[task_id, address] = now + DISTRUST_S
+
+    def _trusted(self, task_id: str, address: Address) -> bool:
+        return self._distrusted.get((task_id, address), 0.0) <= self._clock.now()
 
     def update(self, addresses: List[Address]) -> None:
         """The managers are these now, the nearest first. Links to others stay while in use."""
@@ -366,7 +379,8 @@ class Managers:
         def weight(address: Address) -> bytes:
             seed = f"{task_id} {join_address(*address)}"
             return hashlib.sha256(seed.encode()).digest()
-        return [self._links[a] for a in sorted(self._order, key=weight, reverse=True)]
+        return [self._links[a] for a in sorted(self._order, key=weight, reverse=True)
+                if self._trusted(task_id, a)]
 
     async def stop(self) -> None:
         for link in self._links.values():

@@ -195,6 +195,7 @@ class Peer:
                 return await self._adopt(link, accepted, wish)
             except ProtocolError as error:   # it accepted what can't be
                 link.leave(accepted.swarm)
+                self.managers.distrust(task_id, link.address)
                 why = _trouble(link, error)
                 log.warning("%s", why)
         if wish.no_source or self.settings.no_source:

@@ -92,6 +92,7 @@ class Session:
         self._opening_until = now + OPENING_S
         self._pinged_at: Optional[float] = None
         self._pings = 0
+        self._hello_heard = False    # and not answered yet, on a manager's side
         if hello is not None:
             self._queue(hello)
 
@@ -127,6 +128,9 @@ class Session:
                 raise ProtocolError(
                     f"the {self._other.value} speaks link version {message.version}, "
                     f"this side {PROTOCOL_VERSION}", "run the same dfly release on both")
+            if self._hello_heard:
+                raise ProtocolError("the peer said Hello twice")
+            self._hello_heard = isinstance(message, Hello)
             if isinstance(message, Welcome):
                 self._open(message.heartbeat_s)
 

@@ -66,6 +66,11 @@ def test_nothing_before_hello(early: Message) -> None:
         Session(Role.MANAGER, 0.0).receive(early.encode(), 0.0)
 
 
+def test_hello_is_said_once_even_before_its_answer() -> None:
+    with pytest.raises(ProtocolError, match="Hello twice"):
+        Session(Role.MANAGER, 0.0).receive(2 * HELLO.encode(), 0.0)
+
+
 def test_a_peer_may_not_lead() -> None:
     _, manager = opened()
     with pytest.raises(ProtocolError, match="the peer sent Lease"):
