@@ -442,7 +442,7 @@ class PeerSettings(Settings):
                                       "RATE", shown="0")
     download_limit_bps: float = setting(0.0, "most that this host receives; 0 = no limit",
                                         parse_rate, "RATE", shown="0")
-    upload_slots: int = setting(8, "pieces sent at once", parse_at_least_one, "N", shown="8")
+    upload_slots: int = setting(16, "pieces sent at once", parse_at_least_one, "N", shown="16")
     quota: int = setting(0, "most bytes that the store may hold; 0 = what the disk has",
                          parse_size, "SIZE", shown="0")
     no_source: bool = setting(False, "never go to a source from this host", parse_bool)

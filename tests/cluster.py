@@ -19,6 +19,8 @@ from dfly.cli.ready import wait_ready
 
 REPO = Path(__file__).resolve().parent.parent
 DFLY = REPO / "dist" / "dfly"
+# The system's Python, where it's new enough: what hosts have, and quicker to start than others.
+PYTHON = os.environ.get("DFLY_PYTHON") or sys.executable
 START_S = 60.0
 END_S = 10.0
 
@@ -108,7 +110,7 @@ class Cluster:
 
     folder: Path
     star: Optional[Any] = None
-    program: Sequence[str] = (sys.executable, str(DFLY))
+    program: Sequence[str] = (PYTHON, str(DFLY))
     roles: List[Role] = field(default_factory=list)
     others: "List[subprocess.Popen[bytes]]" = field(default_factory=list)
 

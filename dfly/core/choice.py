@@ -36,6 +36,7 @@ class ChoiceLimits:
     streams: int = 8          # runs that one child receives at once
     urgent_pieces: int = 8    # how far ahead of a reader is urgent
     ahead_runs: int = 2       # runs that the seed promises before it has them
+    seed_helps: int = 4       # leases of a seed that has nothing new to send
     patience_s: float = 0.2   # an idle seed helps a child that got nothing for so long
 
 
@@ -214,7 +215,8 @@ class Chooser:
         best: Optional[Peer] = None
         least, bit = 0.0, 1 << piece
         held_only = run_max == 1 or bool(child.holders_only & bit)
-        for parent in self._sample(child.swarm, piece, self._limits.parents):
+        for parent in self._with_seed(child.swarm, self._sample(child.swarm, piece,
+                                                                self._limits.parents)):
             if not parent.have & bit and (held_only or not parent.leased & bit):
                 continue
             if not self._usable(parent, child, now):
@@ -229,6 +231,15 @@ class Chooser:
         if best is None:
             return None
         return self._run(best, child, piece, need, run_max)
+
+    def _with_seed(self, swarm: Swarm, sample: List[Peer]) -> List[Peer]:
+        """A seed that has sent out everything once is a parent like others, for a few leases at a
+        time: an idle uplink helps nobody."""
+        seed = swarm.seed
+        if (seed is not None and not swarm.levels[0]
+                and len(seed.host.uploads) < self._limits.seed_helps):
+            sample.append(seed)
+        return sample
 
     def _sample(self, swarm: Swarm, piece: int, count: int) -> List[Peer]:
         """A few carriers of the piece; entries that are no longer true are dropped."""

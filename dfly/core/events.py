@@ -126,12 +126,19 @@ class ReaderAt:
 
 
 @dataclass(frozen=True)
+class ManagerLagged:
+    """The manager's own loop runs so late, on average: its host has more to do than it can."""
+
+    lag_s: float
+
+
+@dataclass(frozen=True)
 class TimePassed:
     """Nothing happened but time: sent at `deadline()`."""
 
 
 Event = Union[HostJoined, HostLost, SwarmOpened, SwarmSized, SwarmClosed, PeerJoined, PeerLeft,
-              PiecesStored, PiecesHeld, LeaseEnded, ReaderAt, TimePassed]
+              PiecesStored, PiecesHeld, LeaseEnded, ReaderAt, ManagerLagged, TimePassed]
 
 
 # ------------------------------------------------------------------------------- effects

@@ -14,6 +14,8 @@ from typing import Optional
 WINDOW_S = 0.25             # one measurement
 FIRST_CHILD_BPS = 125e6     # what a downloading host moves until measured: 1 Gbit/s
 SMOOTHING = 0.3             # weight of the newest window
+LAG_BATCH_MAX_S = 0.025     # batching for lag's sake goes no further
+LAG_FREE_S = 0.002          # a loop this late isn't loaded
 STEP = 1.5                  # the batching interval changes by this factor or not at all
 
 
@@ -34,6 +36,7 @@ class Pacing:
         self._limits = limits
         self.batch_s = limits.batch_min_s
         self.child_bps = FIRST_CHILD_BPS   # what one downloading host gets, on average
+        self._lag_s = 0.0
         self._active = 0
         self._window_at: Optional[float] = None
         self._reports = 0
@@ -67,14 +70,22 @@ class Pacing:
             self.child_bps += SMOOTHING * (bps / self._active - self.child_bps)
         return self._adopt(self.batch_s * reports_per_s / self._limits.reports_per_s)
 
+    def lagged(self, lag_s: float) -> None:
+        """The manager's loop is so late: from the next measurement on, reports that come faster
+        than they can be heard are gathered, and leases get longer."""
+        self._lag_s = lag_s
+
     def run_length(self, piece_size: int) -> int:
-        """Pieces of one lease that keep the leases of all swarms within the budget."""
+        """Pieces of one lease that keep the leases of all swarms within the budget; a manager
+        whose loop is late has a smaller one."""
         pieces_per_s = self._active * self.child_bps / piece_size
-        return max(1, -int(-pieces_per_s // self._limits.leases_per_s))
+        budget = self._limits.leases_per_s / max(1.0, self._lag_s / LAG_FREE_S)
+        return max(1, -int(-pieces_per_s // budget))
 
     def _adopt(self, wanted_s: float) -> bool:
         limits = self._limits
-        wanted_s = min(max(wanted_s, limits.batch_min_s), limits.batch_max_s)
+        least_s = max(limits.batch_min_s, min(self._lag_s, LAG_BATCH_MAX_S))
+        wanted_s = min(max(wanted_s, least_s), limits.batch_max_s)
         at_a_bound = wanted_s in (limits.batch_min_s, limits.batch_max_s)
         if not at_a_bound and self.batch_s / STEP < wanted_s < self.batch_s * STEP:
             return False

@@ -20,6 +20,7 @@ from dfly.core.events import (
     HostJoined,
     HostLost,
     LeaseEnded,
+    ManagerLagged,
     PeerJoined,
     PeerLeft,
     PiecesHeld,
@@ -53,7 +54,8 @@ class Scheduler:
             SwarmClosed: self._swarm_closed, PeerJoined: self._peer_joined,
             PeerLeft: self._peer_left, PiecesStored: self._pieces_stored,
             PiecesHeld: self._pieces_held, LeaseEnded: self._lease_ended,
-            ReaderAt: self._reader_at, TimePassed: self._time_passed}
+            ReaderAt: self._reader_at, ManagerLagged: self._manager_lagged,
+            TimePassed: self._time_passed}
 
     def step(self, event: Event, now: float) -> List[Effect]:
         """Orders that follow from one fact."""
@@ -284,6 +286,9 @@ class Scheduler:
             parent.host.doubted_by = child.host.number
             return
         self._set_held(parent, parent.have & ~false)
+
+    def _manager_lagged(self, event: ManagerLagged) -> None:
+        self._leases.pacing.lagged(max(0.0, event.lag_s))
 
     def _time_passed(self, event: TimePassed) -> None:
         """Alarms ring in every step."""

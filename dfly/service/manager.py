@@ -73,8 +73,11 @@ LABELS_MAX = 16
 BUSY_RETRY_S = 5.0
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
+LAG_EVERY_S = 0.1
+LAG_SMOOTHING = 0.2
 DIGESTS_EVERY = 64           # pieces from the source after which all members hear digests
 UPLOADS_PER_SLOT = 8         # bodies served at once, per upload slot
+SLOTS_USUAL = 16
 SLOTS_FACT_MAX = 1_000       # no host may claim more upload slots
 
 
@@ -119,6 +122,7 @@ class Manager:
         self._rules = [(ip_network(cidr, strict=False), _labels(where)) for cidr, _, where
                        in (rule.partition("=") for rule in settings.location_rules)]
         self._timer: Optional[asyncio.TimerHandle] = None
+        self._lag_timer: Optional[asyncio.TimerHandle] = None
         self._deciding = False
         self._pending: List[core.Event] = []
         self._tasks = Tasks(log)
@@ -156,6 +160,7 @@ class Manager:
             self.port = await server.listen_tcp(self.settings.listen, self.settings.port)
             await registrar.start(self.port, self._tasks)
             self._tasks.start(self._tend())
+            self._watch_lag(0.0, loop.time())
             log.info("dfly %s manager %s: port %d, store %s", __version__, self.settings.name,
                      self.port, self.settings.store)
             ready(join_address(self.settings.listen, self.port))
@@ -164,8 +169,9 @@ class Manager:
             await self._put_away(server)
 
     async def _put_away(self, server: HttpServer) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._lag_timer):
+            if timer is not None:
+                timer.cancel()
         await self._tasks.stop()
         for host in list(self._hosts.values()):
             host.link.abort(NetworkError("the manager stops"))
@@ -174,6 +180,14 @@ class Manager:
         await self._client.close()
         self.movers.stop()
         self.store.close()
+
+    def _watch_lag(self, lag_s: float, due: float) -> None:
+        """Once in LAG_EVERY_S: how late this loop runs, smoothed, for the scheduler to heed."""
+        loop = asyncio.get_running_loop()
+        lag_s += LAG_SMOOTHING * (max(0.0, loop.time() - due) - lag_s)
+        self.decide(core.ManagerLagged(lag_s))
+        again = loop.time() + LAG_EVERY_S
+        self._lag_timer = loop.call_at(again, self._watch_lag, lag_s, again)
 
     async def _tend(self) -> None:
         while True:
@@ -539,9 +553,9 @@ def _labels(location: str) -> Tuple[str, ...]:
 
 def _slots(hello: Hello) -> int:
     """Upload slots that a host claims, within reason."""
-    claimed = hello.facts.get("upload_slots", 8)
+    claimed = hello.facts.get("upload_slots", SLOTS_USUAL)
     if not isinstance(claimed, int) or isinstance(claimed, bool):
-        return 8
+        return SLOTS_USUAL
     return max(0, min(claimed, SLOTS_FACT_MAX))
 
 

@@ -38,16 +38,29 @@ def test_time_grows_with_load_and_size() -> None:
     assert cost.predict(2, 1, 2 * MB, 0) == pytest.approx(2 * cost.predict(2, 1, MB, 0))
 
 
+def shown(cost: LocalityCost, slow: float) -> None:
+    """Parent 2 takes `slow` times as long as the rest of the fleet takes, again and again."""
+    expected = {parent: cost.predict(parent, 1, MB, 0) for parent in PLACES if parent != 1}
+    for _ in range(60):
+        for parent, took_s in expected.items():
+            cost.observe(parent, 1, MB, 0, took_s * (slow if parent == 2 else 1))
+
+
 def test_a_slow_parent_is_learned_and_forgotten() -> None:
     cost = model()
-    before = cost.predict(2, 1, MB, 0)
-    for _ in range(60):
-        cost.observe(2, 1, MB, 0, 5 * before)
-        cost.observe(3, 1, MB, 0, before * FARTHER)
-    assert cost.predict(2, 1, MB, 0) > 2 * cost.predict(3, 1, MB, 0)
+    usual = cost.predict(2, 1, MB, 0)
+    shown(cost, slow=8.0)
+    slow = cost.predict(2, 1, MB, 0)
+    assert slow > 3 * usual
     cost.forget(2)
     cost.place(2, PLACES[2])
-    assert cost.predict(2, 1, MB, 0) < 2 * cost.predict(3, 1, MB, 0)
+    assert cost.predict(2, 1, MB, 0) < slow / 2
+
+
+def test_a_parent_that_is_a_little_slower_is_like_the_others() -> None:
+    cost = model()
+    shown(cost, slow=1.5)
+    assert cost.predict(2, 1, MB, 0) * FARTHER == pytest.approx(cost.predict(3, 1, MB, 0))
 
 
 def test_one_absurd_observation_moves_little() -> None:

@@ -59,3 +59,17 @@ def test_a_pause_is_not_a_measurement() -> None:
     pacing.reported(MIB, now=1.0)
     pacing.reported(MIB, now=500.0)
     assert pacing.child_bps == before
+
+
+def test_a_manager_that_runs_late_gets_fewer_leases_and_reports() -> None:
+    pacing = crowd(40)
+    busy = pacing.run_length(MIB)
+    pacing.lagged(0.05)
+    assert pacing.run_length(MIB) >= 10 * busy
+    for step in range(10):
+        pacing.reported(MIB, now=step / 10)
+    assert pacing.batch_s >= 0.025
+    pacing.lagged(0.0)
+    for step in range(10, 20):
+        pacing.reported(MIB, now=step / 10)
+    assert pacing.batch_s < 0.025

@@ -125,6 +125,17 @@ def test_the_seed_sends_every_piece_once_before_any_twice() -> None:
     assert len(book.granted) == 36
 
 
+def test_a_seed_that_has_sent_everything_helps_with_a_few_leases_at_a_time() -> None:
+    book = Playbook(pieces=32)
+    for host in range(10, 18):
+        book.join(host, have=(1 << 32) - 1, wants=False, slots=16)
+    book.fetched(*range(32))
+    for host in (2, 3, 4, 5):
+        book.join(host)
+    parents = [grant.parent for grant in book.granted]
+    assert 0 < parents.count(SEED) <= ChoiceLimits().seed_helps < len(parents) / 2
+
+
 def test_the_seed_is_the_parent_of_last_resort() -> None:
     book = Playbook(pieces=2)
     book.fetched(0, 1)
