@@ -87,7 +87,7 @@ class Control:
                         yield _line(event)
                     return
                 except SourceChanged as error:
-                    if restart == RESTARTS_MAX or wish.spec.digest is not None:
+                    if restart == RESTARTS_MAX:
                         raise
                     log.info("%s: starting again", error)
                     yield _line({"event": "warning",

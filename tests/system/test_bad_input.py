@@ -80,10 +80,11 @@ def test_a_name_that_does_not_exist(place: Place, how: str) -> None:
     place.assert_fails(how, "http://no-such-host.invalid/file", 4, "no-such-host.invalid")
 
 
-@BOTH
-@pytest.mark.parametrize("status, code, hint", [
-    (401, 6, "--header"), (403, 8, "credentials"), (404, 8, "check the URL"),
-    (418, 8, "headers given"), (500, 8, "try again later")])
+@pytest.mark.parametrize("how, status, code, hint", [
+    *((how, *told) for how in ("managed", "alone") for told in (
+        (401, 6, "--header"), (403, 8, "credentials"), (404, 8, "check the URL"),
+        (418, 8, "headers given"))),
+    ("alone", 500, 8, "try again later")])   # a manager tries that for longer
 def test_statuses(place: Place, how: str, status: int, code: int, hint: str) -> None:
     url = place.source.add(f"/status{status}-{how}", status=status)
     place.assert_fails(how, url, code, str(status), f"/status{status}-{how}", hint)
@@ -156,12 +157,10 @@ def test_a_redirect_that_leads_somewhere(place: Place, how: str) -> None:
     place.target.unlink()
 
 
-@BOTH
-def test_a_source_that_is_silent_for_too_long(place: Place, how: str) -> None:
-    """The caller's --timeout holds for both; the manager has its own towards the source."""
+def test_a_source_that_is_silent_for_too_long(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/file"
-        got = place.get(how, url, "-T", "1", "-t", "1")
+        got = place.get("alone", url, "-T", "1", "-t", "1")
         assert_failed(got, 4, "127.0.0.1")
         assert not place.target.exists()
 

@@ -100,6 +100,22 @@ def test_the_same_host_again_takes_nothing_from_anyone(swarm: Swarm) -> None:
     assert target.read_bytes() == content and sent(swarm.source, "/again") == len(content)
 
 
+def test_what_was_removed_from_the_cache_comes_from_the_swarm_again(swarm: Swarm) -> None:
+    content = content_of(4)
+    url = swarm.source.add("/removed", content)
+    holder, other, *_ = swarm.peers
+    for peer in (holder, other):
+        got = swarm.get(peer, url, "-O", str(swarm.folder / f"removed-{peer.name}"), "--json")
+    data = Path(got.last["path"])
+    assert data.exists()
+    removed = swarm.cluster.run("cache", "rm", got.last["task"], "--socket", other.socket)
+    assert removed.code == 0 and not data.exists(), removed.err
+    target = swarm.folder / "again-removed"
+    got = swarm.get(other, url, "-O", str(target), "--json")
+    assert got.code == 0 and target.read_bytes() == content and got.last["from_cache"] == 0
+    assert data.exists() and sent(swarm.source, "/removed") == len(content)
+
+
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, PIECE, PIECE + 1])
 def test_small_files(swarm: Swarm, size: int) -> None:
     content = content_of(2)[:size]
