@@ -354,7 +354,7 @@ class Manager:
                 urgent: bool = False) -> None:
         geometry = task.file.geometry
         inline: Optional[bytes] = None
-        if task.inline and wants:
+        if task.inline and wants and task.file.complete:   # else its pieces follow as they come
             assert geometry.length is not None
             inline = task.file.read(0, geometry.length)
         host.link.send(Accepted(request, task.swarm, task.task_id, task.file.version,

@@ -125,6 +125,24 @@ def test_small_files(swarm: Swarm, size: int) -> None:
     assert swarm.get(swarm.alone, url, "-O", "-").out == content
 
 
+def test_a_small_file_that_is_not_here_yet_is_given_to_nobody(swarm: Swarm) -> None:
+    """Not as a piece, and not in the answer to Join, which peers believe."""
+    content = content_of(0.2)
+    with SourceServer() as source:
+        url = source.add("/slow-small", content, stall_after=1000)
+        first = start_get(swarm.cluster, swarm.peers[0], url, swarm.folder / "small0")
+        source.wait_until(lambda: bool(source.log) and source.log[0].sent == 1000)
+        others = [start_get(swarm.cluster, peer, url, swarm.folder / f"small{number}")
+                  for number, peer in enumerate(swarm.peers[1:], 1)]
+        for other in others:
+            other.until(lambda event: event["event"] in ("accepted", "done"))
+        source.go_on()
+        for number, run in enumerate([first, *others]):
+            assert run.end().code == 0
+            assert (swarm.folder / f"small{number}").read_bytes() == content
+        assert source.body_bytes == len(content)
+
+
 def test_a_chunked_source_of_unknown_length(swarm: Swarm) -> None:
     content = content_of(18.5)
     url = swarm.source.add("/chunked", content, framing="chunked", ranges=False)
