@@ -192,6 +192,11 @@ class Cluster:
         """Run `dfly get URL FLAGS` through `peer` to its end."""
         return finish(self.get_popen(peer, url, *flags, **options), timeout_s)
 
+    def warm_up(self) -> None:
+        """Have the compiled code of `dfly get` cached, as on any host that ran it once."""
+        self.run("get", "http://127.0.0.1:1/", "--no-start", "--socket",
+                 str(self.folder / "nobody"))
+
     def run(self, *arguments: str, timeout_s: float = 60, **options: Any) -> Got:
         """Run any dfly command to its end."""
         process = self.popen(0, arguments, **options)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dfly.control")
 
 WISH_MAX = 256 * 1024       # bytes of a POST /v1/get
-PROGRESS_S = 0.2            # between two lines of progress
+PROGRESS_S = 0.4            # between two lines of progress
 RESTARTS_MAX = 3            # a source that changes more often than this can't be fetched
 NDJSON = "application/x-ndjson"
 

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Type
 
 from dfly.clock import Clock
 from dfly.config import join_address
@@ -112,6 +112,7 @@ class TaskDownload:
         self._limits = (*means.limits, self._limit)
         self._parents = _Parents()
         self._runs: "Dict[int, asyncio.Task[None]]" = {}
+        self._expired: Set[int] = set()     # runs cancelled by their deadline
         self._carrying = Carrying()
         self._tasks = Tasks(log)
         self._source: "Optional[asyncio.Task[None]]" = None
@@ -426,9 +427,12 @@ class TaskDownload:
 
     async def _carry_run(self, effect: core.FetchRun) -> None:
         ended = core.RunEnded(effect.run)
+        timer = self._loop.call_later(effect.deadline_s, self._expire, effect.run)
         try:
-            await asyncio.wait_for(self._receive_run(effect), effect.deadline_s)
-        except asyncio.TimeoutError:
+            await self._receive_run(effect)
+        except asyncio.CancelledError:
+            if effect.run not in self._expired:
+                raise
             ended = core.RunEnded(effect.run, Failure.TIMEOUT, self._first_missing(effect),
                                   f"not done within {effect.deadline_s:.0f} s")
         except PieceMismatch as error:
@@ -445,8 +449,18 @@ class TaskDownload:
         except DflyError as error:
             ended = core.RunEnded(effect.run, Failure.BROKEN, self._first_missing(effect),
                                   error.what)
+        finally:
+            timer.cancel()
+            self._expired.discard(effect.run)
         self._runs.pop(effect.run, None)
         self._step(ended)
+
+    def _expire(self, run: int) -> None:
+        """The run's deadline has come."""
+        task = self._runs.get(run)
+        if task is not None:
+            self._expired.add(run)
+            task.cancel()
 
     def _first_missing(self, effect: core.FetchRun) -> int:
         for piece in range(effect.first, effect.first + effect.count):

@@ -19,6 +19,7 @@ def run(hosts: int, size: int, source_bps: float) -> Dict[str, Any]:
         manager = cluster.manager()
         peers = [cluster.peer("--manager", manager.where, name=f"p{number}")
                  for number in range(hosts)]
+        cluster.warm_up()
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])
         ends = measure.Finishers()
         copies = [folder / f"copy{number}" for number in range(hosts)]

@@ -63,6 +63,7 @@ def run(args: Any) -> Dict[str, Any]:
                                         if args.racks else []))
                  for number in numbers}
         before = star.stats()
+        cluster.warm_up()
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])
         ends = measure.Finishers()
         copies = {number: folder / f"copy{number}" for number in numbers}
