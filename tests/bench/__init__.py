@@ -1,1 +1,1 @@
-"""Benchmarks: run each as `python3 -m tests.bench.NAME --help`. One JSON line each; never a test."""
+"""Benchmarks, each run as `python3 -m tests.bench.NAME`: one JSON line, never a test."""

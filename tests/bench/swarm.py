@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
-from dfly.units import MIB, parse_size
+from dfly.units import parse_size
 from tests.bench import measure
 from tests.cluster import Cluster, build, testbed, testbed_missing
 
@@ -58,10 +58,11 @@ def run(args: Any) -> Dict[str, Any]:
         nginx(cluster, folder, folder / "www")
         manager = cluster.manager(host=boss)
         numbers = range(1, hosts + 1)
-        peers = {number: cluster.peer("--manager", manager.where, host=number, name=f"p{number}",
-                                      *(["--location", f"rack{star.rack_of(number)}"]
-                                        if args.racks else []))
-                 for number in numbers}
+        peers = {}
+        for number in numbers:
+            where = ["--location", f"rack{star.rack_of(number)}"] if args.racks else []
+            peers[number] = cluster.peer("--manager", manager.where, *where, host=number,
+                                         name=f"p{number}")
         before = star.stats()
         cluster.warm_up()
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])

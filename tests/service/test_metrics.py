@@ -6,8 +6,8 @@ import threading
 
 from dfly.service.metrics import FAMILIES, Metrics
 
-SAMPLE = re.compile(r'[a-z0-9_]+(\{[a-z_]+="(?:[^"\\\n]|\\.)*"(?:,[a-z_]+="(?:[^"\\\n]|\\.)*")*\})? '
-                    r'[0-9.e+]+')
+LABEL = r'[a-z_]+="(?:[^"\\\n]|\\.)*"'
+SAMPLE = re.compile(rf"[a-z0-9_]+(\{{{LABEL}(?:,{LABEL})*\}})? [0-9.e+]+")
 
 
 def test_every_family_is_told_once_with_help_and_type_before_its_samples() -> None:
