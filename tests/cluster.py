@@ -2,7 +2,7 @@
 
 A Cluster starts roles (ready when they say so on their pipe, never by waiting), runs `dfly get`
 and ends everything it started. Where a test gives it a star of network namespaces
-(`testbed()`), each role runs in the namespace of the host that it names.
+(`star_module()`), each role runs in the namespace of the host that it names.
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build() -> Path:
     return DFLY
 
 
-def testbed() -> Any:
+def star_module() -> Any:
     """The module that makes stars of network namespaces, or None where it isn't there."""
     folder = Path(os.environ.get("DFLY_TESTBED", str(REPO.parent / "shared" / "testbed")))
     if not (folder / "netns_star.py").is_file():
@@ -45,11 +45,11 @@ def testbed() -> Any:
     return netns_star
 
 
-def testbed_missing() -> str:
+def star_missing() -> str:
     """Why network tests can't run here; '' if they can."""
     if os.geteuid():
         return "network namespaces need root"
-    if testbed() is None:
+    if star_module() is None:
         return "the testbed isn't beside this checkout (DFLY_TESTBED names another place)"
     return ""
 

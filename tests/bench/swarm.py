@@ -13,7 +13,7 @@ from typing import Any, Dict
 
 from dfly.units import parse_size
 from tests.bench import measure
-from tests.cluster import Cluster, build, testbed, testbed_missing
+from tests.cluster import Cluster, build, star_missing, star_module
 
 SOURCE_PORT = 8000
 
@@ -36,7 +36,7 @@ def nginx(cluster: Cluster, folder: Path, root: Path) -> None:
 
 def reshape(star: Any, host: int, rate: str) -> None:
     """Another rate for one host's link, both ways."""
-    module = testbed()
+    module = star_module()
     shape = module.tbf_args(module.parse_rate(rate), 50).split()
     star.run(host, ["tc", "qdisc", "replace", "dev", "eth0", "root", *shape])
     subprocess.run(["tc", "-n", star.sw, "qdisc", "replace", "dev", f"p{host}", "root", *shape],
@@ -46,7 +46,7 @@ def reshape(star: Any, host: int, rate: str) -> None:
 def run(args: Any) -> Dict[str, Any]:
     size = parse_size(args.size)
     hosts = args.hosts
-    module = testbed()
+    module = star_module()
     racks: Dict[str, Any] = {"racks": args.racks, "rack_rate": args.rack_rate} if args.racks else {}
     with measure.scratch() as folder, module.Star(
             hosts=hosts + 1, host_rate=args.host_rate, source_rate=args.source_rate,
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--rack-rate", default=None)
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
-    if testbed_missing():
-        sys.stderr.write(f"{testbed_missing()}\n")
+    if star_missing():
+        sys.stderr.write(f"{star_missing()}\n")
         raise SystemExit(2)
     measure.missing("nginx:nginx-light", "tc:iproute2", "gcc")
     build()
