@@ -16,6 +16,7 @@ from dfly.task import full_set, lowest, run_set
 
 T = TypeVar("T")
 SLOTS_ANY = 1 << 30  # no cap: a host's own upload slots decide
+CARRIERS_SPARE = 16  # entries of a list of carriers that may be untrue, however few are true
 
 
 class Pool(Generic[T]):
@@ -206,8 +207,20 @@ class Swarm:
                     levels[level - 1] ^= bit
                     levels[level] ^= bit
             if unlisted & bit:
+                if len(carriers[piece]) > 2 * copies[piece] + CARRIERS_SPARE:
+                    self._weed(piece)
                 carriers[piece].append(peer)
             piece += 1
+
+    def _weed(self, piece: int) -> None:
+        """Drop the carriers that aren't any more: else hosts that come and go fill the list."""
+        bit, true = 1 << piece, []
+        for peer in self.carriers[piece]:
+            if (peer.have | peer.leased) & bit:
+                true.append(peer)
+            else:
+                peer.listed &= ~bit
+        self.carriers[piece] = true
 
     def disclaim(self, pieces: int) -> None:
         """These copies of one peer are gone."""
