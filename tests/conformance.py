@@ -179,6 +179,17 @@ class StoreConformance:
         record, = store.records()
         assert record.length == LENGTH and record.complete and record.held_bytes == LENGTH
 
+    def test_bytes_beyond_a_length_learnt_meanwhile_are_refused(self, store: PieceStore) -> None:
+        chunked = store.open(task("overtaken"), "v1", Geometry(None, PIECE))
+        store_piece(chunked, 0)
+        chunked.set_length(PIECE + 10)
+        with pytest.raises(ProtocolError):
+            chunked.write(PIECE, piece(1))
+        with pytest.raises(ProtocolError):
+            chunked.put(1, piece(1), digest(1))
+        with pytest.raises(ProtocolError):
+            chunked.mark(2, digest(2))
+
     def test_a_length_that_contradicts_is_refused(self, store: PieceStore, file: TaskFile) -> None:
         with pytest.raises(ProtocolError):
             file.set_length(LENGTH + 1)

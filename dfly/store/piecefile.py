@@ -202,10 +202,11 @@ class PieceFile:
     def write(self, offset: int, data: Buffer) -> bool:
         view = memoryview(data)
         stop = offset + len(view)
-        assert offset >= 0 and (self.geometry.length is None or stop <= self.geometry.length)
+        assert offset >= 0
         touched = self.geometry.pieces_of(offset, stop)
         with self._writing:
             self._check_alive()
+            self._check_fits(stop)
             self._grow(stop)
             held = self._pieces.have & run_set(touched.start, len(touched))
             if not held:
@@ -223,7 +224,8 @@ class PieceFile:
             if not self._pieces.have >> piece_index & 1:
                 self._check_piece(piece_index, digest)
                 start = self.geometry.start(piece_index)
-                assert start + len(data) <= self.geometry.stop(piece_index)
+                assert len(data) <= self.geometry.piece_size
+                self._check_fits(start + len(data))
                 self._grow(start + len(data))
                 self._pwrite(memoryview(data), start)
             fresh = self._admit(piece_index, digest)
@@ -244,6 +246,12 @@ class PieceFile:
                 offset += count
         except OSError as error:
             raise self._file_error("write", error) from error
+
+    def _check_fits(self, stop: int) -> None:
+        """Under `_writing`. A sender who began while the length was unknown may go on beyond it."""
+        length = self.geometry.length
+        if length is not None and stop > length:
+            raise ProtocolError(f"bytes up to {stop} for {self.task_id}, which has {length}")
 
     def _grow(self, size: int) -> None:
         if self.geometry.length is None and size > self._allowance:
@@ -358,7 +366,9 @@ class PieceFile:
     def _check_piece(self, piece_index: int, digest: bytes) -> None:
         count = self.geometry.piece_count
         assert len(digest) == SHA256_SIZE
-        assert 0 <= piece_index < (PIECES_MAX if count is None else count), piece_index
+        assert 0 <= piece_index < PIECES_MAX, piece_index
+        if count is not None and piece_index >= count:   # the length was told while it came
+            raise ProtocolError(f"piece {piece_index} of {self.task_id}, which has {count}")
         on_record = self.digest_of(piece_index)
         if on_record is not None and on_record != digest:
             raise DigestMismatch(f"piece {piece_index} of {self.task_id} has another digest")
