@@ -49,7 +49,7 @@ class TaskSpec:
             seal.update(b"dfly task by digest\0" + str(self.digest).encode())
         else:
             for part in (b"dfly task by url", canonical_url(self.url, self.filters).encode(),
-                         self.tag.encode()):
+                         self.tag.encode("utf-8", "surrogatepass")):
                 seal.update(len(part).to_bytes(4, "big") + part)
         return seal.hexdigest()
 
@@ -105,6 +105,8 @@ def split_url(url: str) -> SplitResult:
         raise UsageError(f"URL of {len(url)} characters", f"the longest is {URL_MAX}")
     if any(c <= " " or c == "\x7f" for c in url):
         raise UsageError(f"malformed URL {url!r}", "escape spaces and control characters (%20)")
+    if any("\ud800" <= c <= "\udfff" for c in url):   # from an argument that isn't UTF-8, or JSON
+        raise UsageError(f"malformed URL {url!r}", "escape what isn't UTF-8 (%FF)")
     try:
         parts = urlsplit(url)
         port_fits = parts.port is None or parts.port > 0

@@ -65,6 +65,7 @@ def test_tags_separate_tasks() -> None:
     ("ftp://files.example/a", "unknown scheme"), ("files.example/a", "unknown scheme"),
     ("http:///a", "names no host"), ("http://files.example:99999/a", "malformed URL"),
     ("http://files.example:0/a", "malformed URL"), ("http://files.example/a b", "malformed URL"),
+    ("http://files.example/a\udcff", "%FF"),
     ("http://files.example/a\nb", "malformed URL"), ("http://[::1/a", "malformed URL"),
     ("http://files.example/" + "a" * 9000, "9021 characters"), ("", "unknown scheme"),
 ])
