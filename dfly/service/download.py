@@ -206,9 +206,7 @@ class TaskDownload:
         self._unsubscribe()
         if self._timer is not None:
             self._timer.cancel()
-        if self._link is not None:
-            self._link.leave(self._swarm)
-            self._link = None
+        self._leave()
         await self._tasks.stop()
         self._let_go()
 
@@ -246,6 +244,10 @@ class TaskDownload:
         self._gone = True
         error = self.file.failed or FileError("the file left the store while in use")
         self._step(core.Doomed(error))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Out of the swarm, at once: left later, it could be one that a retry has joined."""
         if self._link is not None:
             self._link.leave(self._swarm)
             self._link = None
@@ -258,6 +260,9 @@ class TaskDownload:
     def _on_give_up(self, effect: core.GiveUp) -> None:
         if not self.done.done():
             self.done.set_exception(effect.error)
+        if self._led is not None:
+            self._led.cancel()
+        self._leave()
         self._let_go()
 
     # ------------------------------------------------------------------------------ led
@@ -443,12 +448,13 @@ class TaskDownload:
             self._runs.pop(effect.run, None)
             self._step(core.Doomed(error))
             return
-        except _RunFailed as error:
-            ended = core.RunEnded(effect.run, error.failure, self._first_missing(effect),
-                                  str(error))
         except DflyError as error:
+            failure = error.failure if isinstance(error, _RunFailed) else Failure.BROKEN
+            ended = core.RunEnded(effect.run, failure, self._first_missing(effect), error.what)
+        except Exception as error:   # the run is over, whatever it was: the machine must know
+            log.exception("a run failed")
             ended = core.RunEnded(effect.run, Failure.BROKEN, self._first_missing(effect),
-                                  error.what)
+                                  repr(error))
         finally:
             timer.cancel()
             self._expired.discard(effect.run)
@@ -559,6 +565,9 @@ class TaskDownload:
                 self._step(core.Sized(count))
         except DflyError as error:
             ended = core.SourceEnded(error)
+        except Exception:   # whoever waits must hear of it
+            log.exception("the fetch from the source failed")
+            ended = core.SourceEnded(DflyError("the daemon failed", "see its log"))
         finally:
             await ingest.close()
         # The file's own news of the last pieces is on its way through the loop: let it pass.
@@ -574,8 +583,7 @@ class TaskDownload:
             raise SourceChanged("the source changed during the download")
 
     def _count_source(self, piece: int) -> None:
-        size = self.file.geometry.size_of(piece)
-        self._means.metrics.add("dfly_source_bytes_total", size)
+        self._means.metrics.add("dfly_source_bytes_total", self.file.geometry.size_of(piece))
 
 
 class _RunFailed(NetworkError):

@@ -56,6 +56,7 @@ RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0
 DISTRUST_S = 600.0       # a manager that talked nonsense about a task isn't asked about it again
 EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
+PARENTS_MAX = 100_000    # hosts told on one link: beyond, it begins anew with an empty table
 
 SwarmMessage = Union[Digests, Sized, Changed, TaskFailed, Lease, Revoke]
 Address = Tuple[str, int]
@@ -145,6 +146,8 @@ class ManagerLink:
                 retry_after_s = await self._serve(stream)
             except DflyError as error:
                 self._note(error)
+            except Exception:   # a mistake of ours ends one link, not the keeping of it
+                log.exception("the link to manager %s failed", self.name)
             finally:
                 was_open = self.is_open
                 self._lose()
@@ -214,7 +217,7 @@ class ManagerLink:
         if isinstance(message, (Digests, Sized, Changed, TaskFailed, Lease, Revoke)):
             self._on_swarm_message(message)
         elif isinstance(message, Parent):
-            self.parents[message.parent] = (message.address, message.port)
+            self._on_parent(message)
         elif isinstance(message, (Accepted, Refused)):
             self._on_answer(message)
         elif isinstance(message, (Welcome, Pace)):
@@ -230,6 +233,11 @@ class ManagerLink:
             self._note(NetworkError(f"busy: {message.reason}"))
         elif isinstance(message, Bye):
             self._note(error_from_wire(message.exit_code, message.what, message.hint))
+
+    def _on_parent(self, message: Parent) -> None:
+        if message.parent not in self.parents and len(self.parents) >= PARENTS_MAX:
+            raise ProtocolError(f"manager {self.name} told more than {PARENTS_MAX} parents")
+        self.parents[message.parent] = (message.address, message.port)
 
     def _on_swarm_message(self, message: SwarmMessage) -> None:
         swarm = self._swarms.get(message.swarm)
@@ -283,7 +291,8 @@ class ManagerLink:
         entry.member = member
         early, entry.early = entry.early, []
         for message in early:
-            member.told(message)
+            if self._swarms.get(swarm) is entry:   # what came before may have made it leave
+                member.told(message)
 
     def leave(self, swarm: int) -> None:
         self._swarms.pop(swarm, None)

@@ -1,0 +1,154 @@
+"""A peer's link to its manager: what it does with what it hears, against a real one on loopback."""
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Awaitable, Callable, List
+
+import pytest
+
+from dfly.clock import Clock
+from dfly.errors import NetworkError
+from dfly.net.http_server import HttpServer, Request, Upgrade
+from dfly.net.link import Link
+from dfly.net.mover import Movers
+from dfly.net.stream import Stream
+from dfly.service import managers
+from dfly.service.managers import LINK_PROTOCOL, ManagerLink, SwarmMessage
+from dfly.task import TaskSpec
+from dfly.wire.messages import (
+    Accepted,
+    Changed,
+    Hello,
+    Join,
+    Lease,
+    Message,
+    Parent,
+    Urgent,
+    Welcome,
+)
+from dfly.wire.session import Role, Session
+
+TASK = "ab" * 32
+CLOCK = Clock()
+Answer = Callable[[Link, Message], None]
+
+
+class Leaver:
+    """A member that leaves its swarm at the first word."""
+
+    def __init__(self, link: ManagerLink, swarm: int) -> None:
+        self.heard: List[SwarmMessage] = []
+        self._link = link
+        self._swarm = swarm
+
+    def told(self, message: SwarmMessage) -> None:
+        self.heard.append(message)
+        self._link.leave(self._swarm)
+
+    def link_lost(self) -> None:
+        raise AssertionError("it has left")
+
+
+class Failing:
+    """A member with a mistake in it."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def told(self, message: SwarmMessage) -> None:
+        raise RuntimeError("a mistake")
+
+    def link_lost(self) -> None:
+        self.lost.set()
+
+
+def with_manager(answer: Answer, story: Callable[[ManagerLink], Awaitable[None]]) -> None:
+    """Run `story` with a link to a manager that answers by `answer`."""
+    async def serve(stream: Stream) -> None:
+        link = Link(stream, Session(Role.MANAGER, CLOCK.now()), CLOCK)
+
+        def handle(message: Message) -> None:
+            if isinstance(message, Hello):
+                link.send(Welcome("manager", 10.0, 0.0))
+            answer(link, message)
+        await link.run(handle)
+
+    async def handler(request: Request) -> Upgrade:
+        return Upgrade(LINK_PROTOCOL, serve)
+
+    async def run() -> None:
+        movers = Movers(1)
+        movers.start(asyncio.get_running_loop())
+        server = HttpServer(handler, movers)
+        port = await server.listen_tcp("127.0.0.1", 0)
+        link = ManagerLink(("127.0.0.1", port), lambda: Hello(bytes(16), 1), CLOCK,
+                           random.Random(1), lambda: None)
+        link.start()
+        try:
+            assert await link.opened(10.0)
+            await asyncio.wait_for(story(link), 20.0)
+        finally:
+            await link.stop()
+            await server.close(1.0)
+            movers.stop()
+    asyncio.run(run())
+
+
+def join(request: int) -> Join:
+    return Join(request, TaskSpec("http://files.example/a"))
+
+
+def accept(link: Link, request: int) -> None:
+    link.send(Accepted(request, request, TASK, "v", 10 << 20, 1 << 20))
+
+
+def test_a_member_that_leaves_hears_nothing_of_what_was_kept_for_it() -> None:
+    def answer(link: Link, message: Message) -> None:
+        if isinstance(message, Join):
+            accept(link, message.request)
+            link.send(Changed(message.request))
+            link.send(Lease(1, message.request, 0, 0, 1, 10.0))
+
+    async def story(link: ManagerLink) -> None:
+        first = await link.join(join, 10.0)
+        await link.join(join, 10.0)   # behind its answer, all that belongs to the first has come
+        member = Leaver(link, first.swarm)
+        link.attach(first.swarm, member)
+        assert [type(message) for message in member.heard] == [Changed]
+    with_manager(answer, story)
+
+
+def test_a_manager_that_floods_a_link_with_parents_gets_a_new_one(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managers, "PARENTS_MAX", 3)
+
+    def answer(link: Link, message: Message) -> None:
+        if isinstance(message, Join):
+            for number in range(1, 6):
+                link.send(Parent(number, 1, "192.0.2.1"))
+
+    async def story(link: ManagerLink) -> None:
+        with pytest.raises(NetworkError):
+            await link.join(join, 10.0)
+        assert await link.opened(10.0)
+        assert link.parents == {0: link.address}
+    with_manager(answer, story)
+
+
+def test_a_member_that_fails_costs_the_link_but_not_the_next_one() -> None:
+    def answer(link: Link, message: Message) -> None:
+        if isinstance(message, Join):
+            accept(link, message.request)
+        if isinstance(message, Urgent):
+            link.send(Changed(message.swarm))
+
+    async def story(link: ManagerLink) -> None:
+        accepted = await link.join(join, 10.0)
+        member = Failing()
+        link.attach(accepted.swarm, member)
+        link.reader_at(accepted.swarm, 0)
+        await member.lost.wait()
+        assert await link.opened(10.0)
+        await link.join(join, 10.0)
+    with_manager(answer, story)
