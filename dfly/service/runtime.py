@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from typing import Awaitable, Callable, Set
@@ -41,8 +42,19 @@ def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> int:
             loop.add_signal_handler(number, stop.set)
         await role(stop)
 
+    allow_descriptors()
     asyncio.run(whole())
     return 0
+
+
+def allow_descriptors() -> None:
+    """As many open files as the system lets this process have: the usual 1,024 are fewer than
+    the links of a manager, or the tasks that a peer has to give."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:   # some systems have a lower bound than they say
+        logging.getLogger("dfly").warning("only %d files may be open: %s", soft, error)
 
 
 class Tasks:
