@@ -69,6 +69,7 @@ log = logging.getLogger("dfly.manager")
 LINK_PROTOCOL = "dfly/1"
 JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
+OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
 LABELS_MAX = 16
 BUSY_RETRY_S = 5.0
 KEEP_S = 600.0               # a task without members stays open this long
@@ -101,6 +102,7 @@ class HostLink:
     parents: Set[int] = field(default_factory=lambda: {core.SEED})   # told on this link
     swarms: Dict[int, Member] = field(default_factory=dict)
     offers: Set[str] = field(default_factory=set)   # task ids
+    offered: int = 0   # bytes of their piece sets
     joins: int = 0
 
 
@@ -185,9 +187,9 @@ class Manager:
         """Once in LAG_EVERY_S: how late this loop runs, smoothed, for the scheduler to heed."""
         loop = asyncio.get_running_loop()
         lag_s += LAG_SMOOTHING * (max(0.0, loop.time() - due) - lag_s)
-        self.decide(core.ManagerLagged(lag_s))
         again = loop.time() + LAG_EVERY_S
         self._lag_timer = loop.call_at(again, self._watch_lag, lag_s, again)
+        self.decide(core.ManagerLagged(lag_s))
 
     async def _tend(self) -> None:
         while True:
@@ -213,7 +215,7 @@ class Manager:
                     self._orders[type(order)](order)
         finally:
             self._deciding = False
-        self._set_timer()
+            self._set_timer()   # whatever failed, the leases under way go on being watched
 
     def _set_timer(self) -> None:
         due = self._scheduler.deadline()
@@ -277,6 +279,8 @@ class Manager:
 
     def _lose(self, host: HostLink) -> None:
         del self._hosts[host.number]
+        for other in self._hosts.values():
+            other.parents.discard(host.number)
         for task_id in host.offers:
             self._offers[task_id].pop(host.number, None)
             if not self._offers[task_id]:
@@ -372,10 +376,14 @@ class Manager:
         self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first))
 
     def _on_offer(self, host: HostLink, offer: Offer) -> None:
-        if len(host.offers) >= OFFERS_MAX:
+        size = _size_of(offer)
+        if len(host.offers) >= OFFERS_MAX or host.offered + size > OFFERED_MAX:
             return
+        offers = self._offers.setdefault(offer.task_id, {})
+        before = offers.get(host.number)
         host.offers.add(offer.task_id)
-        self._offers.setdefault(offer.task_id, {})[host.number] = offer
+        host.offered += size - (_size_of(before) if before is not None else 0)
+        offers[host.number] = offer
         task = self.swarms.of_task(offer.task_id)
         if task is not None:
             self.opened(task)
@@ -386,6 +394,7 @@ class Manager:
         for number, offer in self._offers.pop(task.task_id, {}).items():
             host = self._hosts[number]
             host.offers.discard(task.task_id)
+            host.offered -= _size_of(offer)
             if (offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length)):
@@ -549,6 +558,11 @@ class Manager:
 def _labels(location: str) -> Tuple[str, ...]:
     """'eu/dc1/rack7' as labels, the widest first."""
     return tuple(part for part in location.split("/") if part)[:LABELS_MAX]
+
+
+def _size_of(offer: Offer) -> int:
+    """Bytes that the piece set of an offer takes while it waits."""
+    return offer.have.bit_length() // 8
 
 
 def _slots(hello: Hello) -> int:

@@ -144,6 +144,7 @@ class Swarms:
         task_id = spec.task_id
         task = self._tasks.get(task_id)
         if task is not None and task.error is None and self._is_fresh(task):
+            task.used_at = self._clock.now()   # else `tend` could end it while we ask
             if task.private:
                 await self._prove(spec, headers)
             return task
@@ -181,7 +182,7 @@ class Swarms:
             current = self._tasks.get(task_id)
             if current is not None and current.error is None:
                 if _same(current, content):
-                    current.checked_at = self._clock.now()
+                    current.checked_at = current.used_at = self._clock.now()
                     return current
                 self._replace(current)
             file = await asyncio.to_thread(self._file_for, spec, content)
@@ -238,6 +239,9 @@ class Swarms:
             if isinstance(error, DigestMismatch):   # this content is never offered again
                 task.file.fail(error)
                 await asyncio.to_thread(self._store.remove, task.task_id)
+        except Exception:   # a mistake of ours: members must hear of it, or they wait for ever
+            log.exception("task %s: its fetch failed", task.task_id[:12])
+            self._end(task, DflyError("the manager failed", "see its log"))
         finally:
             task.fetching = None
             task.checked_at = self._clock.now()
