@@ -52,6 +52,8 @@ class Link:
                     raise NetworkError(f"{self._name()} closed the link")
                 for message in self.session.receive(data, self._clock.now()):
                     handle(message)
+                if self._error is not None:   # `handle` has aborted its own link
+                    raise self._error
                 if self.session.queued:
                     self._flush()
         except ProtocolError as error:
@@ -84,7 +86,7 @@ class Link:
         """End the link; `run()` raises `error`."""
         if self._error is None:
             self._error = error
-            if self._reader is not None:
+            if self._reader is not None and self._reader is not asyncio.current_task():
                 self._reader.cancel()
 
     # ----------------------------------------------------------------------------- inside
