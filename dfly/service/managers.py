@@ -96,6 +96,8 @@ class ManagerLink:
         self._batch_s = 0.0
         self._requests: Dict[int, "asyncio.Future[Accepted]"] = {}
         self._next_request = 1
+        self._joining = 0
+        self._left: Dict[int, int] = {}   # swarm -> first request after leaving it, while joining
         self._swarms: Dict[int, _Swarm] = {}
         self._stored: Dict[int, List[int]] = {}
         self._report: Optional[asyncio.TimerHandle] = None
@@ -205,6 +207,7 @@ class ManagerLink:
             if not future.done():
                 future.set_exception(NetworkError(f"the link to manager {self.name} was lost"))
         self._requests.clear()
+        self._left.clear()
         swarms, self._swarms = self._swarms, {}
         for swarm in swarms.values():
             if swarm.member is not None:
@@ -269,6 +272,22 @@ class ManagerLink:
         """Send the Join (or Offer) that `join` makes for a request number; the answer, or its
         error. Leases may follow at once: they are kept until `attach`. `timeout_s` None: as
         long as the link lives (an Offer may never be taken up)."""
+        self._joining += 1
+        try:
+            while True:
+                request = self._next_request
+                accepted = await self._ask(join, timeout_s)
+                if self._left.get(accepted.swarm, 0) <= request:
+                    return accepted
+                # A Leave and this answer crossed: who knows whether we are in. Out, and again.
+                self.leave(accepted.swarm)
+        finally:
+            self._joining -= 1
+            if not self._joining:
+                self._left.clear()
+
+    async def _ask(self, join: Callable[[int], Union[Join, Offer]],
+                   timeout_s: Optional[float]) -> Accepted:
         link = self._link
         if link is None or not link.is_open:
             raise NetworkError(f"no link to manager {self.name}")
@@ -297,6 +316,8 @@ class ManagerLink:
     def leave(self, swarm: int) -> None:
         self._swarms.pop(swarm, None)
         self._stored.pop(swarm, None)
+        if self._joining:
+            self._left[swarm] = self._next_request
         self._say(Leave(swarm))
 
     def stored(self, swarm: int, piece: int) -> None:

@@ -22,6 +22,7 @@ from dfly.wire.messages import (
     Hello,
     Join,
     Lease,
+    Leave,
     Message,
     Parent,
     Urgent,
@@ -151,4 +152,27 @@ def test_a_member_that_fails_costs_the_link_but_not_the_next_one() -> None:
         await member.lost.wait()
         assert await link.opened(10.0)
         await link.join(join, 10.0)
+    with_manager(answer, story)
+
+
+def test_an_answer_that_crosses_a_leave_is_asked_for_again() -> None:
+    heard: List[str] = []
+
+    def answer(link: Link, message: Message) -> None:
+        heard.append(type(message).__name__)
+        if isinstance(message, Leave) or heard == ["Hello", "Join"]:
+            return
+        if isinstance(message, Urgent):   # the answer to the first Join, late
+            link.send(Accepted(1, 7, TASK, "v", 10 << 20, 1 << 20))
+        elif isinstance(message, Join):
+            link.send(Accepted(message.request, 7, TASK, "v", 10 << 20, 1 << 20))
+
+    async def story(link: ManagerLink) -> None:
+        joining = asyncio.ensure_future(link.join(join, 10.0))
+        await asyncio.sleep(0)    # the Join is on its way
+        link.leave(7)             # of another download of the same task, which ends now
+        link.reader_at(7, 0)
+        accepted = await joining
+        assert heard == ["Hello", "Join", "Leave", "Urgent", "Leave", "Join"]
+        assert accepted.request == 2
     with_manager(answer, story)
