@@ -179,6 +179,16 @@ class StoreConformance:
         record, = store.records()
         assert record.length == LENGTH and record.complete and record.held_bytes == LENGTH
 
+    def test_pieces_that_prove_bad_are_told_to_who_counts_on_them(
+            self, store: PieceStore, file: TaskFile) -> None:
+        fill(file)
+        heard: List[int] = []
+        file.subscribe(heard.append)
+        file.unmark(0)
+        assert heard == []
+        file.unmark(set_of([2]))
+        assert heard == [GONE] and file.failed is None and not file.complete
+
     def test_bytes_beyond_a_length_learnt_meanwhile_are_refused(self, store: PieceStore) -> None:
         chunked = store.open(task("overtaken"), "v1", Geometry(None, PIECE))
         store_piece(chunked, 0)

@@ -242,7 +242,7 @@ class TaskDownload:
             self._step(core.PieceStored(piece))
             return
         self._gone = True
-        error = self.file.failed or FileError("the file left the store while in use")
+        error = self.file.failed or FileError("the file was removed, or found damaged")
         self._step(core.Doomed(error))
         self._leave()
 

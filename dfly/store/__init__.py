@@ -21,7 +21,7 @@ from typing import Callable, List, Optional, Protocol, Union
 from dfly.errors import DflyError
 from dfly.task import Geometry
 
-GONE = -1  # what a watcher is called with when its file failed or left the store
+GONE = -1  # what a watcher is called with when its file failed, left the store or lost pieces
 
 Buffer = Union[bytes, bytearray, memoryview]
 Watcher = Callable[[int], None]  # called with a piece index, or GONE, from any thread
@@ -104,7 +104,8 @@ class TaskFile(Protocol):
         another."""
 
     def unmark(self, piece_set: int) -> None:
-        """These pieces aren't held (their bytes proved bad); their digests stay on record."""
+        """These pieces aren't held (their bytes proved bad); their digests stay on record.
+        Watchers hear GONE: what they counted on isn't true any more."""
 
     def digest_of(self, piece_index: int) -> Optional[bytes]: ...
 

@@ -280,6 +280,8 @@ class PieceFile:
                 self.seal = None if gone else self.seal
             if gone:
                 self._ledger.unmarked(self.key, gone)
+        if gone:
+            self._tell(GONE)
 
     def digest_of(self, piece_index: int) -> Optional[bytes]:
         with self._state:

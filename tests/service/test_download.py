@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from typing import Any, List, Tuple
 
@@ -30,6 +31,9 @@ class NotingLink:
     def __init__(self) -> None:
         self.calls: List[Tuple[str, int]] = []
 
+    def stored(self, swarm: int, piece: int) -> None:
+        self.calls.append(("stored", piece))
+
     def attach(self, swarm: int, member: object) -> None:
         self.calls.append(("attach", swarm))
 
@@ -37,15 +41,20 @@ class NotingLink:
         self.calls.append(("leave", swarm))
 
 
+def download_of(length: int) -> Tuple[TaskDownload, Any]:
+    """A download that nobody leads yet, and its file in a store in memory."""
+    store: Any = MemoryStore()
+    nothing: Any = None
+    means = Means(store, nothing, nothing, Metrics(), Clock(), random.Random(1), (), nothing)
+    file = store.open(SPEC.task_id, "v", Geometry(length, MIB))
+    return TaskDownload(means, Wish(SPEC), file), file
+
+
 def test_a_download_that_failed_leaves_its_swarm_at_once_and_only_once() -> None:
     async def run() -> None:
-        store: Any = MemoryStore()
-        nothing: Any = None
-        means = Means(store, nothing, nothing, Metrics(), Clock(), random.Random(1), (), nothing)
-        file = store.open(SPEC.task_id, "v", Geometry(10 * MIB, MIB))
-        download = TaskDownload(means, Wish(SPEC), file)
+        download, _ = download_of(10 * MIB)
         link: Any = NotingLink()
-        download.start_led(link, Accepted(1, SWARM, SPEC.task_id, "v", 10 * MIB, MIB))
+        download.start_led(link, accepted(10 * MIB))
         download.told(TaskFailed(SWARM, 9, "the content contradicts its digest"))
         # A retry may join the same swarm before this download is put away.
         assert link.calls == [("attach", SWARM), ("leave", SWARM)]
@@ -54,3 +63,23 @@ def test_a_download_that_failed_leaves_its_swarm_at_once_and_only_once() -> None
         await download.abandon(DflyError("put away"))
         assert len(link.calls) == 2
     asyncio.run(run())
+
+
+def test_a_complete_file_that_proves_damaged_is_not_delivered_again() -> None:
+    async def run() -> None:
+        download, file = download_of(10)
+        link: Any = NotingLink()
+        download.start_led(link, accepted(10))
+        file.put(0, b"0123456789", hashlib.sha256(b"0123456789").digest())
+        await download.done
+        assert download.is_done and not download.is_over
+        file.unmark(1)   # as `dfly cache verify` does
+        await asyncio.sleep(0)
+        assert download.is_over
+        assert link.calls[-1] == ("leave", SWARM)
+        await download.abandon(DflyError("put away"))
+    asyncio.run(run())
+
+
+def accepted(length: int) -> Accepted:
+    return Accepted(1, SWARM, SPEC.task_id, "v", length, MIB)
