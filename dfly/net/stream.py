@@ -274,7 +274,7 @@ class Stream:
         if self._turns >= TURNS_MAX:  # a fast sender must not have the loop for itself
             self._turns = 0
             await asyncio.sleep(0)    # before anything is read: a cancellation loses no byte
-        while True:  # `recv` with a fresh block: nothing is held while thousands of links wait
+        while True:  # `recv` into fresh bytes: nothing is held while thousands of links wait
             try:
                 return self.sock.recv(size)
             except OSError as error:

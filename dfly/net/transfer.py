@@ -143,7 +143,7 @@ class SendFile(Transfer):
         return AGAIN if count == wanted else WRITABLE
 
     def _step_tls(self, workspace: memoryview, until: int, reach: int) -> int:
-        """Read a block, then write it record by record. The size of a record depends on what is
+        """Read a part, then write it record by record. The size of a record depends on what is
         there, not on what is allowed, so that a refused write is repeated with no less."""
         size = min(max(until - self._position, TLS_WRITE), reach - self._position, len(workspace))
         size = os.preadv(self._fd, [workspace[:size]], self._position)

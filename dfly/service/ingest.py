@@ -328,15 +328,17 @@ class _Transfer:
                                 f"not {geometry.length}")
         if self._satisfied():
             return
-        if self._content.ranges and not self._ingest.ranges_broken and geometry.length is not None:
-            if await self._in_ranges(geometry, body):
-                return
-            body = self._whole
+        may_range = self._content.ranges and not self._ingest.ranges_broken
         try:
+            if may_range and geometry.length is not None:
+                if await self._in_ranges(geometry, body):
+                    return
+                body = self._whole
             await self._in_order(body)
         finally:
-            if body is not None:
-                await body.close()
+            for left in (body, self._whole):   # the latter also if another worker failed first
+                if left is not None:
+                    await left.close()
 
     def _missing(self) -> int:
         """Piece set: what is still wanted; of an unknown length, never empty."""

@@ -28,7 +28,6 @@ from dfly.wire.messages import (
     Changed,
     Digests,
     Failure,
-    Have,
     Hello,
     Join,
     Lease,
@@ -339,9 +338,6 @@ class ManagerLink:
     def failed(self, lease: int, swarm: int, piece: int, failure: Failure, detail: str) -> None:
         self.send_reports()  # what came before the failure must be known before it
         self._say(LeaseFailed(lease, swarm, piece, failure, detail))
-
-    def holds(self, swarm: int, pieces: int) -> None:
-        self._say(Have(swarm, pieces))
 
     def reader_at(self, swarm: int, piece: int) -> None:
         self._say(Urgent(swarm, piece))

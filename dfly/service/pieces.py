@@ -18,7 +18,7 @@ from dfly.net.http_server import PiecesBody, Request, Response, json_response
 from dfly.net.limiter import Limiter
 from dfly.service.metrics import Metrics
 from dfly.store import TaskFile
-from dfly.task import full_set, run_set, set_to_bytes
+from dfly.task import run_set, set_to_bytes
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
 
 TOKEN_HEADER = "Dfly-Token"
@@ -114,9 +114,3 @@ def _span(value: Optional[str], length: Optional[int],
 
 def path_of(task_id: str) -> str:
     return f"/v1/tasks/{task_id}"
-
-
-def held_all(file: TaskFile) -> bool:
-    """The file has every piece (an unknown length is never all)."""
-    count = file.geometry.piece_count
-    return count is not None and file.have == full_set(count)
