@@ -39,6 +39,7 @@ from dfly.store.disk import DiskStore
 from dfly.task import TaskSpec, canonical_url, count_of, full_set, login_apart, run_set, runs_of
 from dfly.wire.messages import (
     DIGESTS_MAX,
+    LINK_PROTOCOL,
     STREAMING,
     Accepted,
     Busy,
@@ -66,7 +67,6 @@ from dfly.wire.session import Role, Session
 
 log = logging.getLogger("dfly.manager")
 
-LINK_PROTOCOL = "dfly/1"
 JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB

@@ -21,6 +21,7 @@ from dfly.net.stream import Stream
 from dfly.service.runtime import Tasks
 from dfly.wire.http11 import Headers, HeadParser, RequestHead, ResponseHead
 from dfly.wire.messages import (
+    LINK_PROTOCOL,
     STORED_MAX,
     Accepted,
     Busy,
@@ -49,7 +50,6 @@ from dfly.wire.session import Role, Session
 
 log = logging.getLogger("dfly.managers")
 
-LINK_PROTOCOL = "dfly/1"
 CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs milliseconds
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0

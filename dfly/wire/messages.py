@@ -35,6 +35,7 @@ from dfly.wire.codec import (
 from dfly.wire.frame import pack_frame
 
 PROTOCOL_VERSION = 1
+LINK_PROTOCOL = f"dfly/{PROTOCOL_VERSION}"   # what an HTTP connection is upgraded to
 TOKEN_MAX = 256          # bytes of a swarm token
 DIGESTS_MAX = 16_384     # piece digests in one message: 512 KiB
 STORED_MAX = 4_096       # pieces in one report

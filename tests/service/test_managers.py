@@ -14,9 +14,10 @@ from dfly.net.link import Link
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream
 from dfly.service import managers
-from dfly.service.managers import LINK_PROTOCOL, ManagerLink, SwarmMessage
+from dfly.service.managers import ManagerLink, SwarmMessage
 from dfly.task import TaskSpec
 from dfly.wire.messages import (
+    LINK_PROTOCOL,
     Accepted,
     Changed,
     Hello,
