@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dfly.cli.parser import CommandParser
 
 INTERRUPTED = 130   # 128 + SIGINT, as shells count
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF)
 PIPE_CLOSED = 141   # 128 + SIGPIPE: who read our output has left
 
 
@@ -52,6 +53,7 @@ COMMANDS: Dict[str, Command] = {
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command line; the exit code."""
+    _fill_closed_streams()
     try:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -65,11 +67,23 @@ def main(argv: Optional[List[str]] = None) -> int:
         _drop_output()
         return PIPE_CLOSED
     except OSError as error:  # only our own output can fail here: all else was translated below
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        if error.filename is not None or error.errno not in OUTPUT_ERRORS:
             raise
         _drop_output()
         sys.stderr.write(f"dfly: standard output: {error.strerror}\n")
         return FileError.exit_code
+
+
+def _fill_closed_streams() -> None:
+    """Whoever starts us by `>&-` gave no stream at all, and Python says None: what we open next
+    would get its number. Writing to our stand-in for stdout fails (it can only be read), as it
+    must: what was asked for gets lost. Nobody can be told that stderr is missing."""
+    if sys.stdin is None:
+        sys.stdin = open(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _drop_output() -> None:

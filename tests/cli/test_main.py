@@ -94,3 +94,14 @@ def test_an_output_that_takes_nothing_is_a_file_error() -> None:
                               stderr=subprocess.PIPE, check=False)
     assert done.returncode == 3 and done.stderr.count(b"\n") == 1
     assert b"standard output: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("closed, code, said", [
+    (">&-", 3, "dfly: standard output: Bad file descriptor\n"),
+    ("2>&-", 0, ""),
+    ("<&- 2>&-", 0, ""),
+])
+def test_a_closed_stream_is_no_traceback(closed: str, code: int, said: str) -> None:
+    done = subprocess.run(["sh", "-c", f'exec "$0" -m dfly --version {closed}', sys.executable],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
