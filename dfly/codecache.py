@@ -200,7 +200,9 @@ def install(archive_path: str) -> None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".cache")
-    folder = CodeFolder.open(base, archive.read(BUILD_ID_FILE).decode("ascii").strip())
+    # Without HOME, and for a user id without an entry in passwd, "~" stays as it is.
+    build = archive.read(BUILD_ID_FILE).decode("ascii").strip()
+    folder = CodeFolder.open(base, build) if os.path.isabs(base) else None
     finder: Any = Finder(archive, folder)
     sys.meta_path.insert(0, finder)
     dfly = sys.modules["dfly"]  # zipimport loaded it, maybe by a path that a chdir makes wrong

@@ -55,6 +55,8 @@ def cache_dir(environ: Environ) -> str:
     base = environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # XDG says: relative is as good as unset
         base = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(base):  # no HOME, and a user id that passwd doesn't know
+        return f"/var/tmp/dfly-{os.geteuid()}"
     return os.path.join(base, "dfly")
 
 

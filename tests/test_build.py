@@ -242,3 +242,9 @@ def test_files_beside_modules_can_be_read(build: Any, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, check=True,
                           capture_output=True)
     assert done.stdout == "b'<p>'\n"
+
+
+def test_no_home_is_no_error(executable: Path) -> None:
+    done = subprocess.run([sys.executable, str(executable), "--version"], cwd="/", check=True,
+                          env={"HOME": "nowhere"}, capture_output=True, text=True, timeout=20)
+    assert done.stdout.startswith("dfly ")

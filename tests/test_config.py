@@ -195,6 +195,8 @@ def test_where_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "is_root", lambda: False)
     assert config.cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/dfly"
     assert config.cache_dir({"XDG_CACHE_HOME": "relative"}).endswith("/.cache/dfly")
+    monkeypatch.setenv("HOME", "~")  # what "~" is without HOME, for an unknown user id
+    assert config.cache_dir({}) == f"/var/tmp/dfly-{os.geteuid()}"
     assert config.run_dir({"XDG_RUNTIME_DIR": "/run/user/7"}) == "/run/user/7/dfly"
     assert config.run_dir({}) == f"/tmp/dfly-{os.geteuid()}"
 

@@ -25,7 +25,7 @@ from dfly.cli.ready import add_ready_flag, run_role, wait_ready
 from dfly.cli.table import print_json, table
 from dfly.clock import Clock
 from dfly.config import parse_at_least_one, split_address
-from dfly.errors import DflyError, NoSpace, UsageError
+from dfly.errors import DflyError, FileError, NoSpace, UsageError
 from dfly.units import MIB, format_duration, format_rate, format_size, parse_size
 
 HOSTS_MAX = 200
@@ -127,10 +127,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.source_only is not None:
+        if not os.path.isdir(args.source_only):
+            raise FileError(f"{args.source_only} is no folder", "name one by --source-only")
         from dfly.cli.demo_source import serve_folder
         return run_role("source", args.ready_fd,
                         lambda ready: serve_folder(args.source_only, ready))
-    hosts, size = parse_at_least_one(args.hosts), parse_size(args.size)
+    try:
+        hosts = parse_at_least_one(args.hosts)
+    except UsageError as error:
+        raise UsageError(f"--hosts: {error.what}") from None
+    size = parse_size(args.size)
     if hosts > HOSTS_MAX:
         raise UsageError(f"--hosts {hosts}: the demo plays at most {HOSTS_MAX}",
                          "dfly simulate does thousands")

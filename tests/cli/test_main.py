@@ -40,7 +40,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     (["cache"], "the following arguments are required"),
     (["cache", "rm"], "cache rm needs a TASK, or --all"),
     (["help", "nothing"], "no command 'nothing'"),
-    (["demo", "--hosts", "0"], "must be at least 1"),
+    (["demo", "--hosts", "0"], "--hosts: must be at least 1"),
     (["demo", "--hosts", "100000"], "dfly simulate does thousands"),
     (["demo", "--size", "0"], "an empty file shows nothing"),
     (["status", "--manager", "a:b:c:d/"], "not an address"),
