@@ -26,11 +26,20 @@ def name_from_url(url: str) -> str:
     last = parts.path.rpartition("/")[2] or INDEX
     if parts.query:
         last += "?" + parts.query
-    name = "".join(c if c.isprintable() and c not in "/\\" else "_"
+    name = "".join(c if c.isprintable() and c not in "/\\" and _can_be_named(c) else "_"
                    for c in unquote(last, errors="replace"))
     if name.strip(". ") == "":
         name = INDEX
     return _shortened(name)
+
+
+def _can_be_named(character: str) -> bool:
+    """No file can be given a name that the locale's encoding lacks (ASCII's, at worst)."""
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shortened(name: str) -> str:

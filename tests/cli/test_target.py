@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,12 @@ def test_checks_come_before_the_download(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileError):
         target_for("http://h/f", str(tmp_path / "file" / "x"), None).check()
+
+
+def test_a_name_that_the_locale_cannot_say_gets_underscores() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from dfly.cli.target import name_from_url\n"
+         "print(name_from_url('http://files.example/n%C3%A4.bin'))"], capture_output=True,
+        cwd=Path(__file__).resolve().parents[2], text=True, check=True,
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert done.stdout == "n_.bin\n"
