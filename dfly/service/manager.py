@@ -71,6 +71,7 @@ JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
 LABELS_MAX = 16
+QUARANTINED_MAX = 10_000     # host ids remembered
 BUSY_RETRY_S = 5.0
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
@@ -118,7 +119,7 @@ class Manager:
         self._rng = random.Random()
         self._scheduler = Scheduler(SchedulerLimits(), LocalityCost(), random.Random())
         self._hosts: Dict[int, HostLink] = {}
-        self._quarantined: Set[bytes] = set()
+        self._quarantined: Dict[bytes, None] = {}   # host ids, the oldest first
         self._next_host = core.SEED + 1
         self._offers: Dict[str, Dict[int, Offer]] = {}   # task id -> host -> offer, not yet taken
         self._rules = [(ip_network(cidr, strict=False), _labels(where)) for cidr, _, where
@@ -250,7 +251,9 @@ class Manager:
         host = self._hosts.get(order.host)
         if host is None or host.hello is None:
             return
-        self._quarantined.add(host.hello.host_id)
+        self._quarantined[host.hello.host_id] = None
+        if len(self._quarantined) > QUARANTINED_MAX:
+            del self._quarantined[next(iter(self._quarantined))]
         self.metrics.add("dfly_quarantined_total")
         log.warning("host %s (%s) is quarantined: %s", printable(host.hello.name),
                     host.address, order.why)
@@ -389,13 +392,15 @@ class Manager:
             self.opened(task)
 
     def opened(self, task: LedTask) -> None:
-        """A task is led: hosts that offered this version of it join. Other offers are void."""
+        """A task is led: hosts that offered this version of it join. Other offers are void, and
+        so is any offer of a private task: an offer proves nothing to the source, and would be
+        answered with all that a Join must prove itself for."""
         geometry = task.file.geometry
         for number, offer in self._offers.pop(task.task_id, {}).items():
             host = self._hosts[number]
             host.offers.discard(task.task_id)
             host.offered -= _size_of(offer)
-            if (offer.version == task.file.version
+            if (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length)):
                 self._accept(host, task, offer.request, self._possible(task, offer.have),

@@ -53,6 +53,7 @@ log = logging.getLogger("dfly.managers")
 CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs milliseconds
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0
+BUSY_MAX_S = 300.0       # a manager that asks for a longer absence gets this one
 DISTRUST_S = 600.0       # a manager that talked nonsense about a task isn't asked about it again
 EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
 PARENTS_MAX = 100_000    # hosts told on one link: beyond, it begins anew with an empty table
@@ -231,7 +232,7 @@ class ManagerLink:
                 self._on_open()
                 log.info("linked to manager %s (%s)", message.manager, self.name)
         elif isinstance(message, Busy):
-            self._busy_s = message.retry_after_s
+            self._busy_s = min(message.retry_after_s, BUSY_MAX_S)
             self._note(NetworkError(f"busy: {message.reason}"))
         elif isinstance(message, Bye):
             self._note(error_from_wire(message.exit_code, message.what, message.hint))

@@ -12,6 +12,7 @@ import os
 import random
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence
+from weakref import WeakValueDictionary
 
 from dfly import __version__
 from dfly.clock import Clock
@@ -65,7 +66,7 @@ class Peer:
         self._rng = random.Random()
         self._tasks = Tasks(log)
         self._downloads: Dict[str, TaskDownload] = {}
-        self._locks: Dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._active_at = self.clock.now()
         self._upload = Limiter(settings.upload_limit_bps)
         self._download = Limiter(settings.download_limit_bps)
@@ -90,7 +91,7 @@ class Peer:
             await local.listen_unix(self.settings.socket)
             await Discovery(self.settings, self._client, self.managers,
                             self._follow_settings).start(self._tasks)
-            self._offer_stored()
+            self._tasks.start(self._offer_stored())
             self._tasks.start(self._tend(stop))
             log.info("dfly %s peer: port %d, socket %s, store %s", __version__, self.port,
                      self.settings.socket, self.settings.store)
@@ -170,13 +171,9 @@ class Peer:
         the manager, or by the source itself."""
         self.touch()
         task_id = wish.spec.task_id
-        lock = self._locks.setdefault(task_id, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._start(wish, task_id)
-        finally:
-            if not lock.locked():
-                self._locks.pop(task_id, None)
+        lock = self._locks.setdefault(task_id, asyncio.Lock())  # lives as long as anyone waits
+        async with lock:
+            return await self._start(wish, task_id)
 
     async def _start(self, wish: Wish, task_id: str) -> TaskDownload:
         why = ""
@@ -280,13 +277,13 @@ class Peer:
                 await asyncio.to_thread(self.store.remove, download.file.task_id)
                 raise
 
-    def _offer_stored(self) -> None:
+    async def _offer_stored(self) -> None:
         """What the store holds complete is offered to the managers."""
         if not self.managers.any_known:
             return
-        records = [record for record in self.store.records() if record.complete]
-        for record in records[-OFFERS_MAX:]:
-            file = self.store.find(record.task_id)
+        stored = await asyncio.to_thread(self.store.records)
+        for record in [record for record in stored if record.complete][-OFFERS_MAX:]:
+            file = await asyncio.to_thread(self.store.find, record.task_id)
             if file is not None and record.task_id not in self._downloads:
                 spec = TaskSpec(record.url, record.tag)
                 self._begin(Wish(spec, no_source=True), file).start_seeding()

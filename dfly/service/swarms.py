@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tupl
 
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmClosed, SwarmOpened, SwarmSized
-from dfly.errors import DflyError, DigestMismatch
+from dfly.errors import DflyError, DigestMismatch, NetworkError
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Tasks
@@ -25,7 +25,7 @@ from dfly.task import INLINE_MAX, Geometry, TaskSpec, members, piece_size_for
 log = logging.getLogger("dfly.swarms")
 
 TOKEN_SIZE = 16      # random bytes: as hard to guess as an AES key
-RESTARTS_MAX = 3     # changes of the source in one opening
+TASKS_MAX = 10_000   # tasks led at a time
 Headers = Sequence[Tuple[str, str]]
 
 
@@ -134,6 +134,11 @@ class Swarms:
         return list(self._swarms.values())
 
     async def stop(self) -> None:
+        openings = list(self._openings.values())
+        for opening in openings:
+            opening.cancel()
+        if openings:
+            await asyncio.wait(openings)
         await self._work.stop()
 
     # -------------------------------------------------------------------------- opening
@@ -154,10 +159,20 @@ class Swarms:
             if task.private:
                 await self._prove(spec, headers)
             return task
+        self._make_place()
         opening = asyncio.ensure_future(self._open(spec, headers))
         self._openings[task_id] = opening
         opening.add_done_callback(lambda _: self._openings.pop(task_id))
         return await asyncio.shield(opening)
+
+    def _make_place(self) -> None:
+        """Each open task costs a descriptor: beyond so many, those that nobody is in go first."""
+        if len(self._swarms) + len(self._openings) < TASKS_MAX:
+            return
+        idle = [task for task in self.all if not task.members and task.fetching is None]
+        if not idle:
+            raise NetworkError(f"this manager leads {TASKS_MAX} tasks: no more", "try again later")
+        self._drop(min(idle, key=lambda task: task.used_at))
 
     def _is_fresh(self, task: LedTask) -> bool:
         return (task.fetching is not None
