@@ -318,6 +318,31 @@ def test_facts_that_cannot_be_are_ignored(town: Town) -> None:
     assert rss_mib(town.manager) < before + 48
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_an_offer_opens_no_private_task(town: Town, private: bool) -> None:
+    """Who offers a task learns its token and digests; of a private one only who proves himself
+    at the source may."""
+    path = f"/offered-{private}"
+    login = (("Authorization", "Bearer mine"),) if private else ()
+    url = town.source.add(path, CONTENT, authorization="Bearer mine" if private else "")
+    owner, stranger = (Wire.to_manager(town.manager.port) for _ in range(2))
+    for wire in (owner, stranger):
+        wire.say(Hello(os.urandom(16), 1))
+        wire.until(Welcome)
+    owner.say(Join(1, TaskSpec(url), headers=login))
+    led = owner.until(Accepted)
+    assert isinstance(led, Accepted) and led.length == len(CONTENT)
+    stranger.say(Offer(7, led.task_id, led.version, led.piece_size, len(CONTENT), 1),
+                 Join(8, TaskSpec(town.source.add("/fence", CONTENT))))
+    answers = [stranger.until(Accepted)]
+    if not private:
+        answers.append(stranger.until(Accepted))
+    requests = {answer.request for answer in answers if isinstance(answer, Accepted)}
+    assert requests == ({8} if private else {7, 8})
+    owner.close()
+    stranger.close()
+
+
 class Liar:
     """A peer that says it holds everything, and whose answers to requests for pieces a test
     writes: `answer(connection, start, stop)`."""
