@@ -47,7 +47,8 @@ class Meter:
         span_s = now - since
         if span_s <= 0:
             return
-        weight = min(1.0, span_s / SMOOTHING_S) if self.updated_at else 1.0
+        # At first the plain mean since the start: a rate that climbs from 0 says a false ETA.
+        weight = min(1.0, span_s / min(SMOOTHING_S, now - self.started_at))
         self.rate_bps += weight * (arrived / span_s - self.rate_bps)
         self.updated_at = now
 

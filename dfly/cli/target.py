@@ -68,6 +68,8 @@ class Target:
     def check(self) -> None:
         """FileError now, if the file could not be put there at the end."""
         try:
+            if not os.path.isabs(self.folder):
+                os.getcwd()  # fails where the current folder has been removed
             os.makedirs(self.folder, exist_ok=True)
         except FileExistsError:
             raise FileError(f"{self.folder} is no folder", "choose another place") from None

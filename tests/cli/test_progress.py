@@ -86,3 +86,10 @@ def test_control_characters_never_reach_the_terminal() -> None:
     meter = Meter("a\x1b[2Jb\n", 0.0)
     assert "\x1b" not in live_line(meter, 100) and "\n" not in live_line(meter, 100)
     assert "\n" not in summary(meter, "a\nb", 1.0)
+
+
+def test_the_rate_is_the_mean_at_first() -> None:
+    meter = meter_at(0, seconds=0.01)
+    for tenth in range(1, 11):
+        meter.update({"bytes": 2 * MB * tenth, "length": 100 * MB}, 50.0 + tenth / 10)
+    assert meter.rate_bps == pytest.approx(20 * MB, rel=0.2)

@@ -94,3 +94,12 @@ def test_a_name_that_the_locale_cannot_say_gets_underscores() -> None:
         cwd=Path(__file__).resolve().parents[2], text=True, check=True,
         env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     assert done.stdout == "n_.bin\n"
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileError):
+        target_for("http://files.example/a", None, None).check()
