@@ -10,20 +10,22 @@ import asyncio
 import json
 import logging
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, AsyncIterator, Dict, List, Optional, Tuple
+from typing import Any, AsyncIterator, Dict, List, Optional, Protocol, Sequence, Tuple
 
 from dfly import __version__
+from dfly.clock import Clock
+from dfly.config import PeerSettings
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
 from dfly.service.download import TaskDownload
+from dfly.service.managers import Managers
+from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
+from dfly.store import PieceStore
 from dfly.task import TaskSpec, canonical_url, is_task_id, login_apart, members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
-
-if TYPE_CHECKING:
-    from dfly.service.peer import Peer
 
 log = logging.getLogger("dfly.control")
 
@@ -33,10 +35,36 @@ RESTARTS_MAX = 3            # a source that changes more often than this can't b
 NDJSON = "application/x-ndjson"
 
 
-class Control:
-    """Answers the local socket of one Peer."""
+class Daemon(Protocol):
+    """What the local socket needs of the daemon behind it."""
 
-    def __init__(self, peer: Peer) -> None:
+    settings: PeerSettings
+    clock: Clock
+    metrics: Metrics
+    store: PieceStore
+    managers: Managers
+    port: int
+    started_at: float
+    stop_asked: asyncio.Event
+
+    @property
+    def downloads(self) -> List[TaskDownload]: ...
+
+    def download_of(self, task_id: str) -> Optional[TaskDownload]: ...
+
+    async def start(self, wish: Wish) -> TaskDownload: ...
+
+    async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None: ...
+
+    def touch(self) -> None: ...
+
+    def metrics_page(self) -> Response: ...
+
+
+class Control:
+    """Answers the local socket of one daemon."""
+
+    def __init__(self, peer: Daemon) -> None:
         self._peer = peer
 
     async def answer(self, request: Request) -> Response:

@@ -41,7 +41,7 @@ from dfly.service.runtime import Ready, Tasks, run_role
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
-from dfly.store import TaskFile
+from dfly.store import PieceStore, TaskFile
 from dfly.store.disk import DiskStore
 from dfly.task import Geometry, TaskSpec, piece_size_for
 from dfly.wire.messages import Accepted, Hello, Join
@@ -70,7 +70,7 @@ class Peer:
         self._active_at = self.clock.now()
         self._upload = Limiter(settings.upload_limit_bps)
         self._download = Limiter(settings.download_limit_bps)
-        self.store = DiskStore(settings.store, quota=settings.quota)
+        self.store: PieceStore = DiskStore(settings.store, quota=settings.quota)
         self.movers = Movers()
         self.managers = Managers(self._hello, self.clock, self._rng)
         self.stop_asked = asyncio.Event()
