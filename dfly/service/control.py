@@ -23,6 +23,7 @@ from dfly.service.managers import Managers
 from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
+from dfly.source.http import checked_headers
 from dfly.store import PieceStore
 from dfly.task import TaskSpec, canonical_url, is_task_id, login_apart, members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
@@ -309,6 +310,7 @@ def wish_of(asked: Dict[str, Any]) -> Wish:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"malformed request: {error!r}") from None
     canonical_url(spec.url)  # refuses, in one line, what can't be fetched
+    checked_headers(wish.headers)
     if wish.limit_bps < 0 or not wish.timeout_s > 0 or wish.tries < 1:
         raise UsageError("a limit, timeout or number of tries that can't be")
     return wish

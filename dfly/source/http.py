@@ -61,9 +61,27 @@ PLAIN = ("accept", "accept-language", "user-agent", "cache-control", "pragma")
 OURS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
         "if-unmodified-since", "connection", "content-length", "transfer-encoding", "te", "trailer",
         "upgrade", "expect", "keep-alive", "proxy-connection")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HINTS = {403: "the source forbids it: check the URL, or give credentials with --header",
          404: "check the URL", 410: "check the URL", 429: "the source wants fewer requests: "
          "try again later", 503: "the source is overloaded: try again later"}
+
+
+def checked_headers(headers: Sequence[Tuple[str, str]]) -> Tuple[Tuple[str, str], ...]:
+    """A caller's headers as they go to the source; UsageError for those that can't be given."""
+    kept: List[Tuple[str, str]] = []
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or any(c in value for c in "\r\n\0"):
+            raise UsageError(f"not a header: {printable(name)!r}", "write it like 'Name: value'")
+        if name.lower() in OURS:
+            raise UsageError(f"the header {name} can't be given", "dfly sets it itself")
+        if name.lower() == "accept-encoding":
+            if value.strip().lower() not in ("identity", ""):
+                raise UsageError("Accept-Encoding can only be identity",
+                                 "dfly spreads the bytes as they are")
+            continue
+        kept.append((name, value))
+    return tuple(kept)
 
 
 class HttpSource:
@@ -233,17 +251,7 @@ class _Hop:
 
     @classmethod
     def first(cls, url: str, headers: Sequence[Tuple[str, str]]) -> _Hop:
-        kept: List[Tuple[str, str]] = []
-        for name, value in headers:
-            if name.lower() in OURS:
-                raise UsageError(f"the header {name} can't be given", "dfly sets it itself")
-            if name.lower() == "accept-encoding":
-                if value.strip().lower() not in ("identity", ""):
-                    raise UsageError("Accept-Encoding can only be identity",
-                                     "dfly spreads the bytes as they are")
-                continue
-            kept.append((name, value))
-        return cls("", tuple(kept))._at(url)
+        return cls("", checked_headers(headers))._at(url)
 
     def to(self, url: str) -> _Hop:
         """The next hop: another origin gets no header that may be a secret."""
