@@ -24,7 +24,8 @@ def test_a_wish_says_all_that_was_asked() -> None:
 @pytest.mark.parametrize("asked", [
     {}, {"url": "ftp://files.example/a"}, {"url": "http:///a"}, {"url": URL, "tries": 0},
     {"url": URL, "tries": "x"}, {"url": URL, "limit_bps": -1}, {"url": URL, "timeout_s": 0},
-    {"url": URL, "headers": [["a"]]}, {"url": URL, "headers": 3}, {"url": URL, "digest": "sha256:x"},
+    {"url": URL, "headers": [["a"]]}, {"url": URL, "headers": 3},
+    {"url": URL, "digest": "sha256:x"},
     {"url": URL, "headers": [["Range", "bytes=0-3"]]},
     {"url": URL, "headers": [["Connection", "close"]]},
     {"url": URL, "headers": [["a b", "x"]]}, {"url": URL, "headers": [["X", "1\r\nHost: evil"]]},
