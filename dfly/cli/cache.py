@@ -153,7 +153,7 @@ def _remove(cache: Cache, records: List[Record], as_json: bool) -> int:
     if as_json:
         print_json({"removed": [record["task_id"] for record in records], "bytes": freed})
     else:
-        print(f"removed {len(records)} tasks, {format_size(freed)}")
+        print(f"removed {_tasks(len(records))}, {format_size(freed)}")
     return 0
 
 
@@ -165,5 +165,9 @@ def _verify(cache: Cache, records: List[Record], as_json: bool) -> int:
     else:
         for task_id, pieces in damaged.items():
             print(f"{task_id[:12]}: {len(pieces)} bad pieces, dropped; they will be fetched again")
-        print(f"{len(records)} tasks verified, {len(damaged)} damaged")
+        print(f"{_tasks(len(records))} verified, {len(damaged)} damaged")
     return DflyError.exit_code if damaged else 0
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"

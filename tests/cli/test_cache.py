@@ -45,7 +45,7 @@ def test_ls_shows_what_is_held(kept: Any, capsys: pytest.CaptureFixture[str]) ->
 def test_rm_takes_an_id_its_beginning_or_a_url(
         kept: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "rm", name]) == 0
-    assert capsys.readouterr().out == "removed 1 tasks, 1.00 KiB\n"
+    assert capsys.readouterr().out == "removed 1 task, 1.00 KiB\n"
     assert [path for method, path, _ in kept.requests if method == "DELETE"] == [f"/v1/cache/{A}"]
 
 
@@ -94,7 +94,7 @@ def test_without_a_daemon_the_store_is_opened(
     assert main(["cache", "ls"]) == 0
     assert "100 B   all  -    http://files.example/a" in capsys.readouterr().out
     assert main(["cache", "verify", "--all"]) == 0
-    assert capsys.readouterr().out == "1 tasks verified, 0 damaged\n"
+    assert capsys.readouterr().out == "1 task verified, 0 damaged\n"
     assert Path(path).exists()
     assert main(["cache", "rm", "--all"]) == 0
     assert not Path(path).exists()
