@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Iterable, List, NamedTuple, Optional, Sequence
 
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
@@ -136,10 +136,7 @@ class Chooser:
             able = need & pieces
             if not able:
                 continue
-            piece = self._any_of(able, child.swarm.full)
-            if run_max > 1:
-                start = piece - piece % run_max
-                piece = start + lowest(able >> start)
+            piece = _run_start(self._any_of(able, child.swarm.full), able, run_max)
             offer = self._carrier(child, piece, need, run_max, now)
             if offer is not None:
                 return offer
@@ -182,10 +179,7 @@ class Chooser:
         able = need & seed.have
         if not able:
             return None
-        for pieces in swarm.levels:
-            if able & pieces:
-                able &= pieces
-                break
+        able = _rarest(swarm, able)
         first = self._any_of(able, swarm.full)
         return Offer(seed, first, min(lowest(~(able >> first)), run_max), 0)
 
@@ -212,25 +206,32 @@ class Chooser:
     def _carrier(self, child: Peer, piece: int, need: int, run_max: int,
                  now: float) -> Optional[Offer]:
         """The best offer of this piece among a sample of its carriers."""
-        best: Optional[Peer] = None
-        least, bit = 0.0, 1 << piece
+        bit = 1 << piece
         held_only = run_max == 1 or bool(child.holders_only & bit)
-        for parent in self._with_seed(child.swarm, self._sample(child.swarm, piece,
-                                                                self._limits.parents)):
-            if not parent.have & bit and (held_only or not parent.leased & bit):
-                continue
+        sample = self._with_seed(child.swarm, self._sample(child.swarm, piece,
+                                                           self._limits.parents))
+        able = [parent for parent in sample
+                if parent.have & bit or (not held_only and parent.leased & bit)]
+        best = self._cheapest(child, able, now, bit)
+        return None if best is None else self._run(best, child, piece, need, run_max)
+
+    def _cheapest(self, child: Peer, parents: Iterable[Peer], now: float,
+                  bit: int = 0) -> Optional[Peer]:
+        """Of the parents that may serve the child now, the one with the least predicted time; who
+        would have to wait for piece `bit` (a piece set of one) himself counts as slower."""
+        best: Optional[Peer] = None
+        least = 0.0
+        for parent in parents:
             if not self._usable(parent, child, now):
                 continue
             host = parent.host
             cost = self._cost.predict(host.number, child.host.number, child.swarm.piece_size,
                                       len(host.uploads))
-            if not parent.have & bit:
+            if bit and not parent.have & bit:
                 cost *= 1 + DEPTH_COST * (1 + self._depth(parent, bit))
             if best is None or cost < least:
                 best, least = parent, cost
-        if best is None:
-            return None
-        return self._run(best, child, piece, need, run_max)
+        return best
 
     def _with_seed(self, swarm: Swarm, sample: List[Peer]) -> List[Peer]:
         """A seed that has sent out everything once is a parent like others, for a few leases at a
@@ -265,21 +266,12 @@ class Chooser:
     def _sampled(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
         """Anything useful from the best of a few peers with a free slot."""
         givers = child.swarm.givers
-        best: Optional[Peer] = None
-        least = 0.0
-        for _ in range(min(len(givers), 2 * self._limits.parents)):
-            parent = givers.pick(self._rng)
-            useful = need & (parent.have if run_max == 1 else parent.have | parent.leased)
-            if not useful or not self._usable(parent, child, now):
-                continue
-            host = parent.host
-            cost = self._cost.predict(host.number, child.host.number, child.swarm.piece_size,
-                                      len(host.uploads))
-            if best is None or cost < least:
-                best, least = parent, cost
-        if best is None:
-            return None
-        return self._from(best, child, need, run_max)
+        picked = [givers.pick(self._rng)
+                  for _ in range(min(len(givers), 2 * self._limits.parents))]
+        useful = [parent for parent in picked
+                  if need & (parent.have if run_max == 1 else parent.have | parent.leased)]
+        best = self._cheapest(child, useful, now)
+        return None if best is None else self._from(best, child, need, run_max)
 
     def _from(self, parent: Peer, child: Peer, need: int, run_max: int) -> Optional[Offer]:
         """The rarest run that this parent could give."""
@@ -287,29 +279,15 @@ class Chooser:
         able = need & can
         if not able:
             return None
-        for pieces in child.swarm.levels:
-            if able & pieces:
-                able &= pieces
-                break
-        piece = self._any_of(able, child.swarm.full)
-        if run_max > 1:
-            start = piece - piece % run_max
-            piece = start + lowest(able >> start)
+        able = _rarest(child.swarm, able)
+        piece = _run_start(self._any_of(able, child.swarm.full), able, run_max)
         return self._run(parent, child, piece, need, run_max)
 
     def _holder(self, child: Peer, piece: int, now: float, but: Peer) -> Optional[Peer]:
         """The best of a sample of the peers that hold the piece already, other than `but`."""
-        best: Optional[Peer] = None
-        least = 0.0
-        for parent in self._sample(child.swarm, piece, 2 * self._limits.parents):
-            if parent is but or not parent.have >> piece & 1 \
-                    or not self._usable(parent, child, now):
-                continue
-            cost = self._cost.predict(parent.host.number, child.host.number,
-                                      child.swarm.piece_size, len(parent.host.uploads))
-            if best is None or cost < least:
-                best, least = parent, cost
-        return best
+        sample = self._sample(child.swarm, piece, 2 * self._limits.parents)
+        return self._cheapest(child, [parent for parent in sample if parent is not but
+                                      and parent.have >> piece & 1], now)
 
     def _run(self, parent: Peer, child: Peer, piece: int, need: int,
              run_max: int) -> Optional[Offer]:
@@ -335,3 +313,17 @@ class Chooser:
             if lease.left & pieces and lease.depth > depth:
                 depth = lease.depth
         return depth
+
+
+def _rarest(swarm: Swarm, pieces: int) -> int:
+    """Those of the piece set that have the fewest copies."""
+    for level in swarm.levels:
+        if pieces & level:
+            return pieces & level
+    return pieces
+
+
+def _run_start(piece: int, able: int, run_max: int) -> int:
+    """The first of `able` in the run that `piece` belongs to."""
+    start = piece - piece % run_max
+    return start + lowest(able >> start)
