@@ -80,11 +80,21 @@ class LocalityCost:
         return 1.0 if here == there else _FACTORS[levels_apart(here, there)]
 
 
-def levels_apart(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:
-    """Levels of location below the last shared one: 0 = same place; unknown = as the other."""
+def labels_of(location: str) -> Tuple[str, ...]:
+    """'eu/dc1/rack7' as labels, the widest first."""
+    return tuple(part for part in location.split("/") if part)
+
+
+def levels_shared(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:
+    """Labels that two locations have in common, from the widest on."""
     shared = 0
     for left, right in zip(one, other):
         if left != right:
             break
         shared += 1
-    return min(len(one), len(other)) - shared
+    return shared
+
+
+def levels_apart(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:
+    """Levels of location below the last shared one: 0 = same place; unknown = as the other."""
+    return min(len(one), len(other)) - levels_shared(one, other)

@@ -57,7 +57,7 @@ class Link:
                 if self.session.queued:
                     self._flush()
         except ProtocolError as error:
-            await self._say_bye(error)
+            self._say_bye(error)
             raise
         except asyncio.CancelledError:
             if self._error is None:
@@ -119,7 +119,7 @@ class Link:
         if self._writer is not None:
             self._writer.cancel()
 
-    async def _say_bye(self, error: ProtocolError) -> None:
+    def _say_bye(self, error: ProtocolError) -> None:
         if self.session.state is not State.CLOSED:
             self.session.send(Bye(error.exit_code, error.what, error.hint))
             self._flush()

@@ -26,6 +26,7 @@ from dfly.config import (
     read_file,
     split_address,
 )
+from dfly.core.cost import labels_of, levels_shared
 from dfly.errors import DflyError, NetworkError, ProtocolError, UsageError, printable
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import HttpServer, Request, Response, error_response, json_response
@@ -75,9 +76,9 @@ class Registry:
     def ranked(self, location: str) -> List[Registration]:
         """The managers that are alive, the nearest to `location` first."""
         self._expire()
-        here = [part for part in location.split("/") if part]
-        return sorted(self._known.values(),
-                      key=lambda known: (-_shared(here, known.location), known.address))
+        here = labels_of(location)
+        return sorted(self._known.values(), key=lambda known: (
+            -levels_shared(here, labels_of(known.location)), known.address))
 
     def _expire(self) -> None:
         oldest = self._clock.now() - self._expire_s
@@ -121,16 +122,6 @@ def _registration(body: bytes) -> Tuple[str, str, str]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"malformed registration: {error!r}") from None
     return address, name, location
-
-
-def _shared(here: List[str], location: str) -> int:
-    """Labels shared from the widest on."""
-    shared = 0
-    for mine, theirs in zip(here, [part for part in location.split("/") if part]):
-        if mine != theirs:
-            break
-        shared += 1
-    return shared
 
 
 class Registrar:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from dfly.digest import Digest
 from dfly.errors import DigestMismatch
+from dfly.service.ingest import Content
 from dfly.store import PieceStore, TaskFile
-from dfly.task import TaskSpec, check_geometry
+from dfly.task import Geometry, TaskSpec, check_geometry, piece_size_for
 from dfly.wire.messages import Accepted
 
 HASH_SIZE = 1 << 20   # bytes read at a time: stays in the processor's cache
@@ -12,8 +13,18 @@ HASH_SIZE = 1 << 20   # bytes read at a time: stays in the processor's cache
 
 def file_for(store: PieceStore, accepted: Accepted, spec: TaskSpec) -> TaskFile:
     """The store's file for what a manager accepted (blocking: it may verify or evict)."""
-    geometry = check_geometry(accepted.length, accepted.piece_size)
-    return store.open(accepted.task_id, accepted.version, geometry, url=spec.url, tag=spec.tag,
+    return _open(store, spec, accepted.version,
+                 check_geometry(accepted.length, accepted.piece_size))
+
+
+def file_from_source(store: PieceStore, spec: TaskSpec, content: Content) -> TaskFile:
+    """The store's file for what a source was found to have (blocking, too)."""
+    return _open(store, spec, content.version.token,
+                 Geometry(content.length, piece_size_for(content.length)))
+
+
+def _open(store: PieceStore, spec: TaskSpec, version: str, geometry: Geometry) -> TaskFile:
+    return store.open(spec.task_id, version, geometry, url=spec.url, tag=spec.tag,
                       digest=str(spec.digest or ""))
 
 

@@ -7,15 +7,14 @@ again when a manager returns. What to fetch from whom is never decided here.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
-from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Type
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Optional, Sequence, Set, Type
 
 from dfly.clock import Clock
-from dfly.config import join_address
 from dfly.core import download as core
+from dfly.digest import sha256
 from dfly.errors import (
     DflyError,
     FileError,
@@ -25,20 +24,23 @@ from dfly.errors import (
     ServerError,
     error_from_wire,
 )
-from dfly.net.http_client import ClientResponse, HttpClient
+from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
 from dfly.service.ingest import Ingest, held_state
-from dfly.service.managers import Address, ManagerLink, Managers, SwarmMessage
+from dfly.service.managers import (
+    LINK_WAIT_S,
+    ManagerLink,
+    Managers,
+    SwarmMessage,
+)
 from dfly.service.metrics import Metrics
 from dfly.service.origins import MANAGER, PEERS, Carrying, OriginSink, Received
-from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
+from dfly.service.parents import ParentFailed, Parents
 from dfly.service.runtime import Tasks
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
 from dfly.store.sink import PieceMismatch, PieceSink
-from dfly.task import set_from_bytes
-from dfly.wire.http11 import format_content_range
 from dfly.wire.messages import (
     Accepted,
     Changed,
@@ -54,13 +56,11 @@ from dfly.wire.messages import (
 
 log = logging.getLogger("dfly.download")
 
-LISTING_MAX = 1 << 20   # bytes of a parent's piece set in JSON
-PARENT_ANSWER_S = 5.0   # for a parent's head or piece set
 PARENT_IDLE_S = 15.0    # for the next bytes of a run; a parent may itself be waiting for them
-LINK_WAIT_S = 6.0       # for a manager's link to open before the next one is asked
 
 # Errors that a manager has itself and this host need not: with its network, its disk.
 MANAGERS_OWN = (NetworkError, NoSpace, FileError)
+
 
 @dataclass(frozen=True)
 class Means:
@@ -74,20 +74,6 @@ class Means:
     rng: random.Random
     limits: Sequence[Limiter]                        # of the host
     ingest: Callable[[Wish, Sequence[Limiter]], Ingest]
-
-
-@dataclass
-class _Parents:
-    """Parents by a number that holds for all links, as the machine wants it."""
-
-    numbers: Dict[Address, int] = field(default_factory=dict)
-    addresses: List[Address] = field(default_factory=list)
-
-    def number_of(self, address: Address) -> int:
-        if address not in self.numbers:
-            self.numbers[address] = len(self.addresses)
-            self.addresses.append(address)
-        return self.numbers[address]
 
 
 class TaskDownload:
@@ -110,7 +96,7 @@ class TaskDownload:
                                       may_use_source=not wish.no_source, rng=means.rng)
         self._limit = Limiter(wish.limit_bps)
         self._limits = (*means.limits, self._limit)
-        self._parents = _Parents()
+        self._parents = Parents(means.client, file)
         self._runs: "Dict[int, asyncio.Task[None]]" = {}
         self._expired: Set[int] = set()     # runs cancelled by their deadline
         self._carrying = Carrying()
@@ -288,7 +274,6 @@ class TaskDownload:
 
     def _take_inline(self, content: bytes) -> None:
         """A small task came whole with the answer, over the authenticated link."""
-        import hashlib
         if self.file.geometry.length != len(content):
             self._distrust(ProtocolError("a small task of wrong length"))
             return
@@ -296,7 +281,7 @@ class TaskDownload:
             data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
             if not self.file.have >> piece & 1:
                 with self._carrying.by(MANAGER):
-                    self.file.put(piece, data, hashlib.sha256(data).digest())
+                    self.file.put(piece, data, sha256(data))
 
     def told(self, message: SwarmMessage) -> None:
         """What the manager says of our swarm."""
@@ -449,7 +434,7 @@ class TaskDownload:
             self._step(core.Doomed(error))
             return
         except DflyError as error:
-            failure = error.failure if isinstance(error, _RunFailed) else Failure.BROKEN
+            failure = error.failure if isinstance(error, ParentFailed) else Failure.BROKEN
             ended = core.RunEnded(effect.run, failure, self._first_missing(effect), error.what)
         except Exception as error:   # the run is over, whatever it was: the machine must know
             log.exception("a run failed")
@@ -479,10 +464,8 @@ class TaskDownload:
         geometry = self.file.geometry
         address = self._parents.addresses[effect.parent]
         start, stop = geometry.start(effect.first), geometry.stop(effect.first + effect.count - 1)
-        headers = [("Range", f"bytes={start}-{stop - 1}"), *self._credentials()]
-        response = await self._ask(address, path_of(self.file.task_id), headers)
+        response = await self._parents.ask_for(address, self.token, start, stop)
         try:
-            self._check_answer(response, start, stop)
             by_manager = self._link is not None and address == self._link.address
             sink = PieceSink(self.file, effect.first, expected=True, on_piece=lambda _: None)
             await response.receive(
@@ -491,56 +474,18 @@ class TaskDownload:
         finally:
             response.release()
 
-    def _credentials(self) -> List[Tuple[str, str]]:
-        return [(TOKEN_HEADER, self.token.hex()), ("If-Match", version_tag(self.file.version))]
-
-    async def _ask(self, address: Address, path: str,
-                   headers: Sequence[Tuple[str, str]]) -> ClientResponse:
-        url = f"http://{join_address(*address)}{path}"
-        try:
-            return await self._means.client.request("GET", url, headers,
-                                                    timeout_s=PARENT_ANSWER_S)
-        except NetworkError as error:
-            raise _RunFailed(error.what, Failure.REFUSED) from None
-
-    def _check_answer(self, response: ClientResponse, start: int, stop: int) -> None:
-        status = response.status
-        if status in (404, 412, 416):
-            raise _RunFailed(f"the parent does not hold the pieces ({status})", Failure.NOT_HELD)
-        if status in (429, 503):
-            raise _RunFailed("the parent is busy", Failure.BUSY)
-        length = self.file.geometry.length
-        given = response.headers.get("Content-Range", "")
-        if status != 206 or given != format_content_range(start, stop, length):
-            raise _RunFailed(f"the parent answered {status} {given!r} to bytes {start}-{stop - 1}",
-                             Failure.BROKEN)
-
     # ---------------------------------------------------------------- without a manager
     def _ask_parent(self, effect: core.AskParent) -> None:
         self._tasks.start(self._carry_question(effect.parent))
 
     async def _carry_question(self, parent: int) -> None:
         try:
-            pieces = await self._listing_of(self._parents.addresses[parent])
+            pieces = await self._parents.held_by(self._parents.addresses[parent], self.token)
         except DflyError as error:
             log.info("parent %s has nothing: %s", self._parents.addresses[parent][0], error)
             self._step(core.ParentSilent(parent))
         else:
             self._step(core.ParentHolds(parent, pieces))
-
-    async def _listing_of(self, address: Address) -> int:
-        """Pieces that a parent holds and whose digests we know: no others can be trusted."""
-        response = await self._ask(address, path_of(self.file.task_id) + "/pieces",
-                                   self._credentials())
-        body = await response.read(LISTING_MAX)
-        try:
-            pieces = bytes.fromhex(json.loads(body)["pieces"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ProtocolError("a parent's piece set that can't be read") from None
-        count = self.file.geometry.piece_count
-        held = set_from_bytes(pieces, count) if count is not None else (
-            int.from_bytes(pieces, "little"))
-        return held & self.file.known
 
     def _fetch_source(self, effect: core.FetchSource) -> None:
         if self._machine.lost_p2p and not self.warning:
@@ -584,14 +529,6 @@ class TaskDownload:
 
     def _count_source(self, piece: int) -> None:
         self._means.metrics.add("dfly_source_bytes_total", self.file.geometry.size_of(piece))
-
-
-class _RunFailed(NetworkError):
-    """A run that can't be fetched from its parent."""
-
-    def __init__(self, what: str, failure: Failure) -> None:
-        super().__init__(what)
-        self.failure = failure
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

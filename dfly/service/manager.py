@@ -18,7 +18,7 @@ from dfly import __version__
 from dfly.clock import Clock
 from dfly.config import ServeSettings, join_address
 from dfly.core import events as core
-from dfly.core.cost import LocalityCost
+from dfly.core.cost import LocalityCost, labels_of
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
 from dfly.net.http_client import HttpClient
@@ -505,17 +505,15 @@ class Manager:
         return Served(task.file, task.token, arriving=task.fetching is not None)
 
     async def _on_request(self, request: Request) -> "Response | Upgrade":
-        parts = request.path.split("/")
         if request.path == "/v1/managers":
             return await self.registry.answer(request)
         if request.method not in ("GET", "HEAD"):
             return Response(405, [("Allow", "GET, HEAD")], b"method not allowed\n")
         if request.path == "/v1/link":
             return self._upgrade(request)
-        if parts[:3] == ["", "v1", "tasks"] and len(parts) in (4, 5):
-            listing = len(parts) == 5
-            if not listing or parts[4] == "pieces":
-                return self._pieces.answer(request, parts[3], listing)
+        pieces = self._pieces.route(request)
+        if pieces is not None:
+            return pieces
         pages: Dict[str, Callable[[], Response]] = {
             "/v1/status": lambda: json_response(self.status()),
             "/healthz": lambda: Response(200, body=b"ok\n"),
@@ -561,8 +559,8 @@ class Manager:
 
 
 def _labels(location: str) -> Tuple[str, ...]:
-    """'eu/dc1/rack7' as labels, the widest first."""
-    return tuple(part for part in location.split("/") if part)[:LABELS_MAX]
+    """A location's labels, as many as count."""
+    return labels_of(location)[:LABELS_MAX]
 
 
 def _size_of(offer: Offer) -> int:

@@ -7,7 +7,6 @@ it. It decides nothing about downloads: that is core/download.py through service
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from dfly.clock import Clock
 from dfly.config import join_address
+from dfly.digest import sha256
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.net.link import Link
 from dfly.net.stream import Stream
@@ -50,6 +50,7 @@ from dfly.wire.session import Role, Session
 
 log = logging.getLogger("dfly.managers")
 
+LINK_WAIT_S = 6.0        # for a link to open before the next manager is asked
 CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs milliseconds
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0
@@ -405,7 +406,7 @@ class Managers:
         same stand-ins behind it (Thaler & Ravishankar 1998)."""
         def weight(address: Address) -> bytes:
             seed = f"{task_id} {join_address(*address)}"
-            return hashlib.sha256(seed.encode()).digest()
+            return sha256(seed.encode())
         return [self._links[a] for a in sorted(self._order, key=weight, reverse=True)
                 if self._trusted(task_id, a)]
 

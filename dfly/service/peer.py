@@ -29,12 +29,12 @@ from dfly.net.http_client import HttpClient
 from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
-from dfly.service.content import check_content, file_for
+from dfly.service.content import check_content, file_for, file_from_source
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
 from dfly.service.download import MANAGERS_OWN, Means, TaskDownload
 from dfly.service.ingest import Ingest, IngestLimits, held_state
-from dfly.service.managers import ManagerLink, Managers
+from dfly.service.managers import LINK_WAIT_S, ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Ready, Tasks, run_role
@@ -43,12 +43,11 @@ from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store import PieceStore, TaskFile
 from dfly.store.disk import DiskStore
-from dfly.task import Geometry, TaskSpec, piece_size_for
+from dfly.task import TaskSpec
 from dfly.wire.messages import Accepted, Hello, Join
 
 log = logging.getLogger("dfly.peer")
 
-LINK_WAIT_S = 6.0            # for a manager's link before the next manager is tried
 OFFERS_MAX = 1_000           # stored tasks that a starting daemon offers
 UPLOADS_PER_SLOT = 4         # bodies served at once, per upload slot: leases may overlap
 TEND_S = 1.0                 # between looks at idleness
@@ -229,11 +228,7 @@ class Peer:
             if current is not None:
                 await ingest.close()
                 return current
-            geometry = Geometry(content.length, piece_size_for(content.length))
-            file = await asyncio.to_thread(
-                lambda: self.store.open(task_id, content.version.token, geometry,
-                                        url=wish.spec.url, tag=wish.spec.tag,
-                                        digest=str(wish.spec.digest or "")))
+            file = await asyncio.to_thread(file_from_source, self.store, wish.spec, content)
         except BaseException:
             await ingest.close()
             raise
@@ -300,12 +295,10 @@ class Peer:
 
     async def _on_tcp(self, request: Request) -> Response:
         """What other hosts may ask of this one."""
-        parts = request.path.split("/")
         if request.method in ("GET", "HEAD"):
-            if parts[:3] == ["", "v1", "tasks"] and len(parts) in (4, 5):
-                listing = len(parts) == 5
-                if not listing or parts[4] == "pieces":
-                    return self._pieces.answer(request, parts[3], listing)
+            pieces = self._pieces.route(request)
+            if pieces is not None:
+                return pieces
             if request.path == "/healthz":
                 return Response(200, body=b"ok\n")
             if request.path == "/metrics":

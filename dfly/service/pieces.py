@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, Optional, Sequence, Tuple
 
 from dfly.net.http_server import PiecesBody, Request, Response, json_response
@@ -25,6 +26,7 @@ TOKEN_HEADER = "Dfly-Token"
 BUSY_RETRY_S = 1
 
 
+@lru_cache(maxsize=1024)   # asked for with every piece
 def version_tag(version: str) -> str:
     """The entity tag of a task's version: quoted, safe in a header whatever the version is."""
     return '"' + hashlib.sha256(version.encode()).hexdigest()[:32] + '"'
@@ -49,6 +51,17 @@ class PieceServer:
         self._limits = tuple(limits)
         self._slots_max = slots_max
         self._active = 0
+
+    def route(self, request: Request) -> Optional[Response]:
+        """The response, if the path is one of ours."""
+        parts = request.path.split("/")
+        if parts[:3] != ["", "v1", "tasks"]:
+            return None
+        if len(parts) == 4:
+            return self.answer(request, parts[3], listing=False)
+        if len(parts) == 5 and parts[4] == "pieces":
+            return self.answer(request, parts[3], listing=True)
+        return None
 
     def answer(self, request: Request, task_id: str, listing: bool) -> Response:
         """The response to a request for a task's bytes, or for its piece set (`listing`)."""

@@ -15,12 +15,13 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tupl
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmClosed, SwarmOpened, SwarmSized
 from dfly.errors import DflyError, DigestMismatch, NetworkError
+from dfly.service.content import file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Tasks
 from dfly.source import SourceChanged, Version
 from dfly.store import PieceStore, TaskFile
-from dfly.task import INLINE_MAX, Geometry, TaskSpec, members, piece_size_for
+from dfly.task import INLINE_MAX, TaskSpec, members
 
 log = logging.getLogger("dfly.swarms")
 
@@ -150,20 +151,17 @@ class Swarms:
         task = self._tasks.get(task_id)
         if task is not None and task.error is None and self._is_fresh(task):
             task.used_at = self._clock.now()   # else `tend` could end it while we ask
-            if task.private:
-                await self._prove(spec, headers)
-            return task
-        opening = self._openings.get(task_id)
-        if opening is not None:
-            task = await asyncio.shield(opening)
-            if task.private:
-                await self._prove(spec, headers)
-            return task
-        self._make_place()
-        opening = asyncio.ensure_future(self._open(spec, headers))
-        self._openings[task_id] = opening
-        opening.add_done_callback(lambda _: self._openings.pop(task_id))
-        return await asyncio.shield(opening)
+        elif task_id in self._openings:
+            task = await asyncio.shield(self._openings[task_id])
+        else:
+            self._make_place()
+            opening = asyncio.ensure_future(self._open(spec, headers))
+            self._openings[task_id] = opening
+            opening.add_done_callback(lambda _: self._openings.pop(task_id))
+            return await asyncio.shield(opening)   # which asked the source by these headers
+        if task.private:
+            await self._prove(spec, headers)
+        return task
 
     def _make_place(self) -> None:
         """Each open task costs a descriptor: beyond so many, those that nobody is in go first."""
@@ -200,7 +198,7 @@ class Swarms:
                     current.checked_at = current.used_at = self._clock.now()
                     return current
                 self._replace(current)
-            file = await asyncio.to_thread(self._file_for, spec, content)
+            file = await asyncio.to_thread(file_from_source, self._store, spec, content)
             task = self._begin(spec, content, file, private=bool(headers))
             handed_on = True
             task.fetching = self._work.start(self._fetch(task, ingest))
@@ -212,11 +210,6 @@ class Swarms:
         finally:
             if not handed_on:
                 await ingest.close()
-
-    def _file_for(self, spec: TaskSpec, content: Content) -> TaskFile:
-        geometry = Geometry(content.length, piece_size_for(content.length))
-        return self._store.open(spec.task_id, content.version.token, geometry, url=spec.url,
-                                tag=spec.tag, digest=str(spec.digest or ""))
 
     def _begin(self, spec: TaskSpec, content: Content, file: TaskFile, private: bool) -> LedTask:
         now = self._clock.now()

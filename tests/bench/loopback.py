@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
-from dfly.units import MIB, parse_size
+from dfly.units import MIB, parse_rate, parse_size
 from tests.bench import measure
 from tests.cluster import Cluster, build
 from tests.support import SourceServer
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
     build()
-    runs = [run(args.hosts, parse_size(args.size), measure.rate(args.source_rate))
+    runs = [run(args.hosts, parse_size(args.size), parse_rate(args.source_rate))
             for _ in range(args.runs)]
     measure.report(measure.medians(runs))
 

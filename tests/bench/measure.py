@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from dfly.units import MIB, parse_rate
+from dfly.units import MIB
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -148,10 +148,6 @@ def medians(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
 
 def report(result: Dict[str, Any]) -> None:
     print(json.dumps(result), flush=True)
-
-
-def rate(text: str) -> float:
-    return parse_rate(text)
 
 
 def check_copies(copies: Sequence[Path], digest: str) -> None:

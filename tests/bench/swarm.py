@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
-from dfly.units import parse_size
+from dfly.units import parse_rate, parse_size
 from tests.bench import measure
 from tests.cluster import Cluster, build, star_missing, star_module
 
@@ -80,9 +80,9 @@ def run(args: Any) -> Dict[str, Any]:
         measure.check_copies(list(copies.values()), digest)
         lines = [[json.loads(line) for line in (folder / f"out{number}").read_bytes().splitlines()]
                  for number in numbers]
-        source_bps = measure.rate(args.source_rate)
+        source_bps = parse_rate(args.source_rate)
         # The manager's uplink is the second copy of the source's: it, not the source, feeds hosts.
-        bound = measure.bound_s(size, hosts, source_bps, measure.rate(args.host_rate))
+        bound = measure.bound_s(size, hosts, source_bps, parse_rate(args.host_rate))
         result = {"bench": "swarm", "hosts": hosts, "size_mb": round(size / 1e6, 1),
                   "host_rate": args.host_rate, "source_rate": args.source_rate,
                   "latency_ms": args.latency_ms, **measure.summary(seconds, bound),
