@@ -32,9 +32,14 @@ def build() -> Path:
     return DFLY
 
 
+def testbed() -> Path:
+    """Where the testbed lies, or would."""
+    return Path(os.environ.get("DFLY_TESTBED", str(REPO.parent / "shared" / "testbed")))
+
+
 def star_module() -> Any:
     """The module that makes stars of network namespaces, or None where it isn't there."""
-    folder = Path(os.environ.get("DFLY_TESTBED", str(REPO.parent / "shared" / "testbed")))
+    folder = testbed()
     if not (folder / "netns_star.py").is_file():
         return None
     sys.path.insert(0, str(folder))

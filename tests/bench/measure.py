@@ -132,17 +132,23 @@ def summary(seconds: Sequence[float], bound: float) -> Dict[str, Any]:
 
 
 def medians(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
-    """Of each number over several runs; what isn't a number is the first run's."""
+    """Of each number over several runs, in nested parts too; what isn't a number is the first
+    run's."""
+    return {**_merged(runs), "runs": len(runs)}
+
+
+def _merged(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     merged: Dict[str, Any] = {}
     for key, value in runs[0].items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            values = [run[key] for run in runs]
+        values = [run[key] for run in runs]
+        if isinstance(value, dict):
+            merged[key] = _merged(values)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             merged[key] = round(statistics.median(values), 3)
-            if key == "seconds":
+            if key == "seconds" and len(runs) > 1:
                 merged["seconds_min_max"] = [min(values), max(values)]
         else:
             merged[key] = value
-    merged["runs"] = len(runs)
     return merged
 
 

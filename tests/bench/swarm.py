@@ -8,30 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from dfly.units import parse_rate, parse_size
-from tests.bench import measure
+from tests.bench import measure, nginx, rivals
 from tests.cluster import Cluster, build, star_missing, star_module
-
-SOURCE_PORT = 8000
-
-
-def nginx(cluster: Cluster, folder: Path, root: Path) -> None:
-    """nginx on host 0, serving `root`."""
-    conf = folder / "nginx.conf"
-    temp = "".join(f"{kind}_temp_path {folder}/nginx-{kind};" for kind in
-                   ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    conf.write_text(
-        f"user root; worker_processes 1; daemon off; pid {folder}/nginx.pid; "
-        f"error_log {folder}/nginx.err; events {{ worker_connections 4096; }} "
-        f"http {{ access_log off; sendfile on; {temp} server {{ "
-        f"listen {cluster.address(0)}:{SOURCE_PORT}; root {root}; }} }}")
-    assert cluster.star is not None
-    cluster.others.append(cluster.star.popen(0, ["nginx", "-c", str(conf)],
-                                             stderr=subprocess.DEVNULL))
-    cluster.star.listening(0, SOURCE_PORT)
 
 
 def reshape(star: Any, host: int, rate: str) -> None:
@@ -43,7 +24,7 @@ def reshape(star: Any, host: int, rate: str) -> None:
                    check=True)
 
 
-def run(args: Any) -> Dict[str, Any]:
+def run(args: Any, names: List[str]) -> Dict[str, Any]:
     size = parse_size(args.size)
     hosts = args.hosts
     module = star_module()
@@ -55,8 +36,9 @@ def run(args: Any) -> Dict[str, Any]:
         reshape(star, boss, args.manager_rate or args.source_rate)
         (folder / "www").mkdir()
         digest = measure.random_file(folder / "www" / "file", size)
-        nginx(cluster, folder, folder / "www")
-        manager = cluster.manager(host=boss)
+        nginx.start(cluster, folder, folder / "www", 0)
+        home = ["--location", f"rack{star.rack_of(boss)}"] if args.racks else []
+        manager = cluster.manager(*home, host=boss)
         numbers = range(1, hosts + 1)
         peers = {}
         for number in numbers:
@@ -68,7 +50,7 @@ def run(args: Any) -> Dict[str, Any]:
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])
         ends = measure.Finishers()
         copies = {number: folder / f"copy{number}" for number in numbers}
-        url = f"http://{cluster.address(0)}:{SOURCE_PORT}/file"
+        url = f"http://{cluster.address(0)}:{nginx.PORT}/file"
         for number in numbers:
             out = open(folder / f"out{number}", "wb")
             ends.add(cluster.get_popen(peers[number], url, "-O", str(copies[number]), "--json",
@@ -94,7 +76,9 @@ def run(args: Any) -> Dict[str, Any]:
         if args.racks:
             result["rack_in_copies"] = [round((after[f"rack{r}"]["rx"] - before[f"rack{r}"]["rx"])
                                               / size, 2) for r in range(args.racks)]
-        return result
+    result["rivals"] = {name: rivals.in_star(name, hosts, size, args.host_rate, args.source_rate,
+                                             args.latency_ms) for name in names}
+    return result
 
 
 def main() -> None:
@@ -107,14 +91,16 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=0.0, help="round trip")
     parser.add_argument("--racks", type=int, default=0)
     parser.add_argument("--rack-rate", default=None)
+    parser.add_argument("--rivals", default="wget,libtorrent", help="or none; without racks only")
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
     if star_missing():
         sys.stderr.write(f"{star_missing()}\n")
         raise SystemExit(2)
     measure.missing("nginx:nginx-light", "tc:iproute2", "gcc")
+    names = [] if args.racks else rivals.checked(args.rivals)   # the testbed's rivals know no racks
     build()
-    measure.report(measure.medians([run(args) for _ in range(args.runs)]))
+    measure.report(measure.medians([run(args, names) for _ in range(args.runs)]))
 
 
 if __name__ == "__main__":

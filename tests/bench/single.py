@@ -1,0 +1,134 @@
+"""One file to one host: cold through a manager, warm from another host, and out of its own store.
+
+Beside curl, wget and aria2 in the same run, from the same nginx. Without --rate everything is on
+the loopback interface; with it each role has a network namespace of its own and a link of that
+rate (needs root and the testbed). `cpu_s` is what the receiving host spent, its daemon and `dfly
+get` together; `sender_cpu_s` is what all those who sent to it spent.
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from dfly.units import GIB, parse_rate, parse_size
+from tests.bench import measure, rivals
+from tests.bench.nginx import PORT, start
+from tests.cluster import Cluster, Role, build, star_missing, star_module
+
+SOURCE, MANAGER, FIRST, SECOND = 0, 1, 2, 3   # hosts of the star
+
+
+class Timed:
+    """Runs one command to its end: wall seconds, and the CPU of it and its children."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        began_at = time.monotonic()
+        _, status, usage = os.wait4(process.pid, 0)
+        self.seconds = time.monotonic() - began_at
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        if process.returncode:
+            raise SystemExit(f"failed with {process.returncode}: {process.args!r}")
+
+
+class Bench:
+    """One run: the cluster, the file, and the copies made of it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, size: int) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.size = size
+        (folder / "www").mkdir()
+        self.digest = measure.random_file(folder / "www" / "file", size)
+        start(cluster, folder, folder / "www", SOURCE)
+        self.url = f"http://{cluster.address(SOURCE)}:{PORT}/file"
+
+    def rival(self, name: str) -> Dict[str, float]:
+        target = self.folder / f"{name}-copy"
+        argv = rivals.command(name, self.url, target)
+        if self.cluster.star is not None:
+            process = self.cluster.star.popen(SECOND, argv, stdout=subprocess.DEVNULL)
+        else:
+            process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+        timed = Timed(process)
+        self._check(target)
+        return {"seconds": round(timed.seconds, 3), "cpu_s": round(timed.cpu_s, 2)}
+
+    def get(self, peer: Role, host: int, senders: Sequence[Role]) -> Dict[str, float]:
+        """`dfly get` on `host`, through its daemon `peer`, to its end."""
+        target = self.folder / f"{peer.name}-copy"
+        before, sent_before = self._cpu([peer]), self._cpu(senders)
+        timed = Timed(self.cluster.get_popen(peer, self.url, "-q", "-O", str(target), host=host,
+                                             stdout=subprocess.DEVNULL,
+                                             stderr=subprocess.DEVNULL))
+        spent = self._cpu([peer]) - before + timed.cpu_s
+        sent = self._cpu(senders) - sent_before
+        self._check(target)
+        return {"seconds": round(timed.seconds, 3), "cpu_s": round(spent, 2),
+                "cpu_s_per_gib": round(spent * GIB / self.size, 3), "sender_cpu_s": round(sent, 2),
+                "sender_cpu_s_per_gib": round(sent * GIB / self.size, 3),
+                "mb_per_s": round(self.size / 1e6 / timed.seconds, 1)}
+
+    @staticmethod
+    def _cpu(roles: Sequence[Role]) -> float:
+        return measure.cpu_seconds([role.process for role in roles])
+
+    def _check(self, target: Path) -> None:
+        measure.check_copies([target], self.digest)
+        target.unlink()
+
+
+def run(size: int, rate: str, names: List[str]) -> Dict[str, Any]:
+    with ExitStack() as stack:
+        folder = stack.enter_context(measure.scratch())
+        star: Optional[Any] = None
+        if rate:
+            star = stack.enter_context(star_module().Star(hosts=3, host_rate=rate,
+                                                          source_rate=rate))
+        cluster = stack.enter_context(Cluster(folder, star))
+        bench = Bench(cluster, folder, size)
+        manager = cluster.manager(host=MANAGER if rate else 0)
+        first, second = (cluster.peer("--manager", manager.where, host=host if rate else 0,
+                                      name=name)
+                         for host, name in ((FIRST, "first"), (SECOND, "second")))
+        cluster.warm_up()
+        result: Dict[str, Any] = {"bench": "single", "size_mb": round(size / 1e6, 1), "rate": rate}
+        result["rivals"] = {name: bench.rival(name) for name in names}
+        result["cold"] = bench.get(first, FIRST if rate else 0, [manager])
+        result["warm"] = bench.get(second, SECOND if rate else 0, [manager, first])
+        result["hit"] = bench.get(second, SECOND if rate else 0, [manager, first])
+        for name in names:
+            for kind in ("cold", "warm"):
+                result[kind][f"over_{name}"] = round(
+                    result[kind]["seconds"] / result["rivals"][name]["seconds"], 3)
+        if rate:
+            result["bound_s"] = round(size / parse_rate(rate), 3)
+            result["ratio_bound"] = round(result["warm"]["seconds"] / result["bound_s"], 3)
+        result["rss_mb"] = round(measure.rss_mb(second.process), 1)
+        return result
+
+
+def main() -> None:
+    parser = measure.parser(__doc__ or "")
+    parser.add_argument("--size", default="1G")
+    parser.add_argument("--rate", default="", help="of each link, as 1gbit; without: loopback")
+    parser.add_argument("--rivals", default="curl,wget,aria2http", help="or none")
+    parser.add_argument("--runs", type=int, default=1)
+    args = parser.parse_args()
+    if args.rate and star_missing():
+        sys.stderr.write(f"{star_missing()}\n")
+        raise SystemExit(2)
+    measure.missing("nginx:nginx-light", *(["tc:iproute2"] if args.rate else []))
+    names = rivals.checked(args.rivals)
+    build()
+    size = parse_size(args.size)
+    measure.report(measure.medians([run(size, args.rate, names) for _ in range(args.runs)]))
+
+
+if __name__ == "__main__":
+    main()
