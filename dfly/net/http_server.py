@@ -153,7 +153,16 @@ class Upgrade:
     headers: Sequence[Tuple[str, str]] = ()
 
 
-Handler = Callable[[Request], Awaitable[Union[Response, Upgrade]]]
+@dataclass(frozen=True)
+class HandOver:
+    """No answer from here: `give(stream, sent)` passes the (plain) socket to another process, with
+    all that the other side has sent so far; then it is closed here. Requests without a body."""
+
+    give: Callable[[Stream, bytes], None]
+
+
+Answer = Union[Response, Upgrade, HandOver]
+Handler = Callable[[Request], Awaitable[Answer]]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -275,6 +284,12 @@ class HttpServer:
             await asyncio.wait(late)
 
     # -------------------------------------------------------------------------- accepting
+    def adopt(self, sock: socket.socket, remote: Tuple[str, int], sent: bytes) -> None:
+        """Serve a connection that another process took, and read `sent` from."""
+        stream = Stream(sock, remote)
+        stream.buffer += sent
+        self._welcome(stream)
+
     def _listen(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         sock.listen(BACKLOG)
@@ -400,6 +415,10 @@ class _Connection:
         if isinstance(answer, Upgrade):
             await self._upgrade(request, answer)
             return False
+        if isinstance(answer, HandOver):
+            answer.give(stream, head.encode() + bytes(stream.buffer))
+            stream.close()   # before anything could end the connection that both now hold
+            return False
         unread = request.body.remaining
         stays = (is_sound and keep_alive(head) and not server.is_closing
                  and not request.expects_continue and unread is not None and unread <= UNREAD_MAX)
@@ -415,7 +434,7 @@ class _Connection:
             return False
         return True
 
-    async def _ask(self, request: Request) -> Tuple[Union[Response, Upgrade], bool]:
+    async def _ask(self, request: Request) -> Tuple[Answer, bool]:
         """The handler's answer, and whether all went well."""
         try:
             return await self._server.handler(request), True
