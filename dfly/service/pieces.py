@@ -13,12 +13,12 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Optional, Protocol, Sequence, Tuple
 
 from dfly.net.http_server import PiecesBody, Request, Response, json_response
 from dfly.net.limiter import Limiter
+from dfly.net.transfer import PiecesHeld
 from dfly.service.metrics import Metrics
-from dfly.store import TaskFile
 from dfly.task import run_set, set_to_bytes
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
 
@@ -32,11 +32,18 @@ def version_tag(version: str) -> str:
     return '"' + hashlib.sha256(version.encode()).hexdigest()[:32] + '"'
 
 
+class VersionHeld(PiecesHeld, Protocol):
+    """As much of a TaskFile as serving needs: a worker has no more of it."""
+
+    @property
+    def version(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Served:
     """A task that may be served: to whom (`token`), and whether missing pieces are on their way."""
 
-    file: TaskFile
+    file: VersionHeld
     token: bytes
     arriving: bool
 
@@ -115,7 +122,7 @@ class PieceServer:
 
 
 def _span(value: Optional[str], length: Optional[int],
-          file: TaskFile) -> Optional[Tuple[int, int]]:
+          file: VersionHeld) -> Optional[Tuple[int, int]]:
     """(start, stop) asked for; None = the whole. Of a task without a length, up to what is held."""
     if length is None:
         known = (file.have.bit_length() * file.geometry.piece_size)
