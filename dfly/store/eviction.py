@@ -30,12 +30,16 @@ class Room:
     high: float
     low: float
 
+    def is_calm(self, used: int) -> bool:
+        """True if so many bytes evict nothing."""
+        return used <= self.high * self.capacity
+
 
 def choose_victims(room: Room, tenants: Sequence[Tenant], size: int) -> List[str]:
     """Task ids to evict for `size` more bytes; `tenants` come least recently used first."""
     assert 0 <= room.low <= room.high <= 1 and size >= 0
     used = sum(tenant.size for tenant in tenants)
-    if used + size <= room.high * room.capacity:
+    if room.is_calm(used + size):
         return []
     evictable = [tenant for tenant in tenants if tenant.evictable and tenant.size]
     _check_possible(room, used, size, sum(tenant.size for tenant in evictable))

@@ -466,3 +466,19 @@ def test_eviction_frees_the_room_of_a_file_that_is_still_open(host: Host) -> Non
     store.make_room(int(2.5 * LENGTH))
     assert os.fstat(old.fileno()).st_blocks == 0 and old.failed is not None
     assert (host.root / "mine").read_bytes() == CONTENT == held.read(0, LENGTH)
+
+
+def test_tasks_are_looked_over_only_when_room_may_be_short(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = host.start(quota=10 * LENGTH, high=1.0, low=0.8)
+    looks: List[int] = []
+    tenants = Index.tenants
+    monkeypatch.setattr(Index, "tenants", lambda self: looks.append(1) or tenants(self))
+    for name in "abcdefghij":
+        fill(store.open(task(name), "v1", GEOMETRY))
+    assert len(looks) == 1
+    store.remove(task("a"))
+    store.open(task("k"), "v1", GEOMETRY)      # fits, but only a look can tell
+    assert len(looks) == 2 and len(store.records()) == 10
+    store.open(task("l"), "v1", GEOMETRY)
+    assert len(looks) == 3 and len(store.records()) < 10
