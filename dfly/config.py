@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import argparse
 
 CONFIG_PORT, MANAGER_PORT, PEER_PORT = 65000, 65002, 65003
+WORKERS_MAX = 64
 SOCKET_PATH_MAX = 100  # bytes; sockaddr_un holds 108, and daemons add a suffix of their own
 FILE_MAX = 1 << 20     # bytes of a settings file: far beyond any honest one
 
@@ -110,6 +111,13 @@ def parse_count(text: str) -> int:
     if not _is_number(text):
         raise UsageError(f"not a whole number: {text!r}")
     return int(text)
+
+
+def parse_workers(text: str) -> int:
+    count = parse_count(text)
+    if count > WORKERS_MAX:
+        raise UsageError(f"{count} upload workers", f"{WORKERS_MAX} at most: one a core is enough")
+    return count
 
 
 def parse_at_least_one(text: str) -> int:
@@ -405,6 +413,8 @@ class ServeSettings(Settings):
     upload_limit_bps: float = setting(0.0, "most that this manager sends to peers; 0 = no limit",
                                       parse_rate, "RATE", shown="0")
     upload_slots: int = setting(16, "pieces sent at once", parse_at_least_one, "N", shown="16")
+    workers: int = setting(0, "processes that send pieces, beside this one; 0 = it sends itself",
+                           parse_workers, "N", shown="0")
     quota: int = setting(0, "most bytes that the store may hold; 0 = what the disk has",
                          parse_size, "SIZE", shown="0")
     revalidate_s: float = setting(5.0, "ask a source at most this often whether a file changed",

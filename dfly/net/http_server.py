@@ -85,6 +85,11 @@ class Request:
                                  and not body.done and head.version > VERSION_1_0)
         self._idle_timeout_s = idle_timeout_s
 
+    def sent(self) -> bytes:
+        """What the other side has sent, from this request on (which has no body)."""
+        assert self.body.done
+        return self.head.encode() + bytes(self.stream.buffer)
+
     async def read_body(self, limit: int) -> bytes:
         """The whole body; HttpError with status 413 if it is more than `limit` bytes."""
         content = bytearray()
@@ -153,15 +158,12 @@ class Upgrade:
     headers: Sequence[Tuple[str, str]] = ()
 
 
-@dataclass(frozen=True)
-class HandOver:
-    """No answer from here: `give(stream, sent)` passes the (plain) socket to another process, with
-    all that the other side has sent so far; then it is closed here. Requests without a body."""
-
-    give: Callable[[Stream, bytes], None]
+class GivenAway:
+    """No answer from here: the handler has passed the (plain) socket to another process, with
+    what `Request.sent` says; it is closed here, and only here."""
 
 
-Answer = Union[Response, Upgrade, HandOver]
+Answer = Union[Response, Upgrade, GivenAway]
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
@@ -415,9 +417,8 @@ class _Connection:
         if isinstance(answer, Upgrade):
             await self._upgrade(request, answer)
             return False
-        if isinstance(answer, HandOver):
-            answer.give(stream, head.encode() + bytes(stream.buffer))
-            stream.close()   # before anything could end the connection that both now hold
+        if isinstance(answer, GivenAway):
+            stream.close()   # at once: to finish it would end it for the other process, too
             return False
         unread = request.body.remaining
         stays = (is_sound and keep_alive(head) and not server.is_closing

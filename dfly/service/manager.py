@@ -22,7 +22,15 @@ from dfly.core.cost import LocalityCost, labels_of
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
 from dfly.net.http_client import HttpClient
-from dfly.net.http_server import HttpServer, Request, Response, Upgrade, json_response
+from dfly.net.http_server import (
+    Answer,
+    GivenAway,
+    HttpServer,
+    Request,
+    Response,
+    Upgrade,
+    json_response,
+)
 from dfly.net.limiter import Limiter
 from dfly.net.link import Link
 from dfly.net.mover import Movers
@@ -30,9 +38,10 @@ from dfly.net.stream import Stream
 from dfly.service.config_server import Registrar, Registry
 from dfly.service.ingest import Ingest, IngestLimits
 from dfly.service.metrics import METRICS_TYPE, Metrics
-from dfly.service.pieces import PieceServer, Served
+from dfly.service.pieces import PieceServer, Served, task_asked_for
 from dfly.service.runtime import Ready, Tasks, run_role
 from dfly.service.swarms import Headers, LedTask, Swarms
+from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
@@ -110,8 +119,10 @@ class HostLink:
 class Manager:
     """One running manager."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, spawn: Spawn) -> None:
         self.settings = settings
+        self._spawn = spawn
+        self._workers: Optional[Workers] = None
         self.metrics = Metrics()
         self.clock = Clock()
         self.port = 0
@@ -161,6 +172,7 @@ class Manager:
         registrar = Registrar(self.settings, self._client, self.registry)
         try:
             self.port = await server.listen_tcp(self.settings.listen, self.settings.port)
+            self._start_workers(server)
             await registrar.start(self.port, self._tasks)
             self._tasks.start(self._tend())
             self._watch_lag(0.0, loop.time())
@@ -180,9 +192,19 @@ class Manager:
             host.link.abort(NetworkError("the manager stops"))
         await self.swarms.stop()
         await server.close(1.0)
+        if self._workers is not None:
+            await self._workers.stop()
         await self._client.close()
         self.movers.stop()
         self.store.close()
+
+    def _start_workers(self, server: HttpServer) -> None:
+        settings = self.settings
+        if settings.workers:
+            limits = WorkerLimits(settings.workers, settings.upload_slots * UPLOADS_PER_SLOT,
+                                  settings.upload_limit_bps)
+            self._workers = Workers(limits, self._spawn, server.adopt, self.metrics)
+            self._workers.start()
 
     def _watch_lag(self, lag_s: float, due: float) -> None:
         """Once in LAG_EVERY_S: how late this loop runs, smoothed, for the scheduler to heed."""
@@ -485,6 +507,11 @@ class Manager:
         for number in task.members:
             self._hosts[number].link.send(Sized(task.swarm, length))
 
+    def closed(self, task: LedTask) -> None:
+        if self._workers is not None:
+            self._workers.forget(task.task_id)
+        self.decide(core.SwarmClosed(task.swarm))
+
     def ended(self, task: LedTask, error: DflyError) -> None:
         for number in task.members:
             host = self._hosts[number]
@@ -504,14 +531,14 @@ class Manager:
             return None
         return Served(task.file, task.token, arriving=task.fetching is not None)
 
-    async def _on_request(self, request: Request) -> "Response | Upgrade":
+    async def _on_request(self, request: Request) -> Answer:
         if request.path == "/v1/managers":
             return await self.registry.answer(request)
         if request.method not in ("GET", "HEAD"):
             return Response(405, [("Allow", "GET, HEAD")], b"method not allowed\n")
         if request.path == "/v1/link":
             return self._upgrade(request)
-        pieces = self._pieces.route(request)
+        pieces = self._by_worker(request) or self._pieces.route(request)
         if pieces is not None:
             return pieces
         pages: Dict[str, Callable[[], Response]] = {
@@ -521,6 +548,16 @@ class Manager:
         }
         page = pages.get(request.path)
         return page() if page is not None else Response(404, body=b"not found\n")
+
+    def _by_worker(self, request: Request) -> Optional[GivenAway]:
+        """The connection is a worker's, if pieces of a task are asked for and one has room."""
+        if self._workers is None or not request.body.done:
+            return None
+        task = self.swarms.of_task(task_asked_for(request.path))
+        if task is None or task.error is not None:
+            return None
+        given = self._workers.give(task, request.stream, request.sent())
+        return GivenAway() if given else None
 
     def _upgrade(self, request: Request) -> "Response | Upgrade":
         if (request.headers.get("Upgrade", "") or "").lower() != LINK_PROTOCOL:
@@ -576,8 +613,8 @@ def _slots(hello: Hello) -> int:
     return max(0, min(claimed, SLOTS_FACT_MAX))
 
 
-def run(settings: ServeSettings, ready: Callable[[str], None]) -> int:
+def run(settings: ServeSettings, ready: Callable[[str], None], spawn: Spawn) -> int:
     """The manager, until it is told to stop; its exit code."""
     async def role(stop: asyncio.Event) -> None:
-        await Manager(settings).main(stop, ready)
+        await Manager(settings, spawn).main(stop, ready)
     return run_role(role)

@@ -61,14 +61,10 @@ class PieceServer:
 
     def route(self, request: Request) -> Optional[Response]:
         """The response, if the path is one of ours."""
-        parts = request.path.split("/")
-        if parts[:3] != ["", "v1", "tasks"]:
+        task_id = task_asked_for(request.path)
+        if not task_id:
             return None
-        if len(parts) == 4:
-            return self.answer(request, parts[3], listing=False)
-        if len(parts) == 5 and parts[4] == "pieces":
-            return self.answer(request, parts[3], listing=True)
-        return None
+        return self.answer(request, task_id, listing=request.path.endswith("/pieces"))
 
     def answer(self, request: Request, task_id: str, listing: bool) -> Response:
         """The response to a request for a task's bytes, or for its piece set (`listing`)."""
@@ -130,6 +126,13 @@ def _span(value: Optional[str], length: Optional[int],
             raise RangeError("the length isn't known yet: ask for a range")
         return parse_range(value, known)
     return None if value is None else parse_range(value, length)
+
+
+def task_asked_for(path: str) -> str:
+    """The task whose bytes or piece set this path names; "" for another path."""
+    parts = path.split("/")
+    ours = parts[:3] == ["", "v1", "tasks"] and (len(parts) == 4 or parts[4:] == ["pieces"])
+    return parts[3] if ours else ""
 
 
 def path_of(task_id: str) -> str:

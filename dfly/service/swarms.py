@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 from dfly.clock import Clock
-from dfly.core.events import SEED, Event, PiecesStored, SwarmClosed, SwarmOpened, SwarmSized
+from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
 from dfly.errors import DflyError, DigestMismatch, NetworkError
 from dfly.service.content import file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
@@ -41,6 +41,9 @@ class Audience(Protocol):
     def digests_grew(self, task: LedTask) -> None: ...
 
     def sized(self, task: LedTask) -> None: ...
+
+    def closed(self, task: LedTask) -> None:
+        """The task is led no more."""
 
     def ended(self, task: LedTask, error: DflyError) -> None:
         """The task can't go on: its members must be told. SourceChanged: join again."""
@@ -279,7 +282,7 @@ class Swarms:
         self._drop(task)
 
     def _drop(self, task: LedTask) -> None:
-        self._audience.decide(SwarmClosed(task.swarm))
+        self._audience.closed(task)
         del self._swarms[task.swarm]
         if self._tasks.get(task.task_id) is task:
             del self._tasks[task.task_id]
