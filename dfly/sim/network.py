@@ -1,35 +1,72 @@
 """Bytes on virtual links.
 
-Every host has an uplink and a downlink. A flow is one lease being sent: it wants its pieces in
-order, each once its sender has it. An uplink serves the flows that can go on in turn, a quantum
-(a piece or a part of one) at a time. A flow has a window of quanta on the way that covers the
-path's delay and little more, so a sender doesn't run ahead of a full downlink, and what one flow
-can't use the others get: equal share at the grain of a quantum, near max-min, for two heap
-events a quantum whatever the number of flows. No losses, no TCP: what a long-lived connection
-gets on a LAN.
+Every host has an uplink and a downlink; racks may hang on a core by links of their own, which
+all hosts of a rack share. A flow is one lease being sent: it wants its pieces in order, each once
+its sender has it. An uplink serves the flows that can go on in turn, a quantum (a part of a
+piece, a piece or a few) at a time; the links behind it are queues, first come, first served. A
+flow has a window of quanta on the way that covers the path's delay and little more, so a sender
+doesn't run ahead of a full downlink, and what one flow can't use the others get: equal share at
+the grain of a quantum, near max-min, for two heap events a quantum (three through racks) whatever
+the number of flows. No losses, no TCP: what a long-lived connection gets on a LAN.
+
+A quantum of several pieces arrives as one: that is later than in reality, never earlier.
 """
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional
+from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from dfly.sim.world import World
+from dfly.task import lowest, run_set
 
 IN_FLIGHT = 2  # quanta of one flow on the way, besides what the path's delay holds
 WINDOW_MAX = 256  # quanta of delay that a flow may fill: as far as TCP windows grow
 
 
+class Rack:
+    """A switch on the core, by a link that its hosts share. Rate in bytes per second."""
+
+    __slots__ = ("bps", "down_free_at", "received", "sent", "up_free_at")
+
+    def __init__(self, bps: float) -> None:
+        self.bps = bps
+        self.up_free_at = 0.0
+        self.down_free_at = 0.0
+        self.sent = 0.0       # bytes to the core
+        self.received = 0.0   # and from it
+
+
+def cross(origin: Optional[Rack], target: Optional[Rack], size: float, begin_at: float,
+          end_at: float) -> float:
+    """When bytes that enter the links between two racks from `begin_at` to `end_at` are through.
+    None = a host on the core itself."""
+    if origin is target:
+        return end_at
+    if origin is not None:
+        took_s = size / origin.bps
+        origin.up_free_at = max(origin.up_free_at, begin_at) + took_s
+        end_at = max(end_at, origin.up_free_at)
+        begin_at = origin.up_free_at - took_s
+        origin.sent += size
+    if target is not None:
+        target.down_free_at = max(target.down_free_at, begin_at) + size / target.bps
+        end_at = max(end_at, target.down_free_at)
+        target.received += size
+    return end_at
+
+
 class Endpoint:
     """A host as the network sees it. Rates in bytes per second."""
 
-    __slots__ = ("alive", "busy", "down_bps", "down_free_at", "have", "number", "ready", "sent",
-                 "stalled", "up_bps", "waiting")
+    __slots__ = ("alive", "busy", "down_bps", "down_free_at", "have", "number", "rack", "ready",
+                 "sent", "stalled", "up_bps", "waiting")
 
     def __init__(self, number: int, up_bps: float, down_bps: float) -> None:
         self.number = number
         self.up_bps = up_bps
         self.down_bps = down_bps
         self.down_free_at = 0.0
+        self.rack: Optional[Rack] = None
         self.have = 0                               # pieces stored
         self.alive = True
         self.stalled = False                        # sends nothing any more, says nothing
@@ -59,30 +96,31 @@ class Flow:
         self.closed = False
 
 
-class Arrival:
-    """A quantum on the way; `piece` is set on the last one of a piece."""
+class Grain(NamedTuple):
+    """How finely transfers are played: quanta in a piece, or pieces in a quantum."""
 
-    __slots__ = ("flow", "piece")
+    parts: int = 1
+    pieces: int = 1
 
-    def __init__(self, flow: Flow, piece: Optional[int]) -> None:
-        self.flow = flow
-        self.piece = piece
+
+Arrival = Tuple[Flow, int, int]   # pieces first .. stop-1 are whole now; none of a part
 
 
 class Network:
-    """Moves flows; tells `on_piece(flow, piece)` when a piece has arrived whole."""
+    """Moves flows; tells `on_pieces(flow, first, stop)` when pieces have arrived whole."""
 
-    def __init__(self, world: World, latency_s: float, sizes: Callable[[int], int], parts: int,
-                 on_piece: Callable[[Flow, int], None]) -> None:
+    def __init__(self, world: World, latency_s: float, sizes: Callable[[int], int], grain: Grain,
+                 on_pieces: Callable[[Flow, int, int], None]) -> None:
+        assert grain.parts == 1 or grain.pieces == 1, grain
         self._world = world
         self._latency_s = latency_s
         self._size_of = sizes
-        self._parts = parts           # quanta in a piece
-        self._on_piece = on_piece
+        self._parts, self._stride = grain
+        self._on_pieces = on_pieces
 
     def start(self, flow: Flow) -> None:
         rate_bps = min(flow.sender.up_bps, flow.receiver.down_bps)
-        held = 2 * self._latency_s * rate_bps * self._parts / self._size_of(0)
+        held = 2 * self._latency_s * rate_bps * self._parts / (self._size_of(0) * self._stride)
         flow.window = IN_FLIGHT + min(WINDOW_MAX, int(held))
         self._go_on(flow)
 
@@ -90,12 +128,14 @@ class Network:
         """No more of it; what is on the way is thrown away when it arrives."""
         flow.closed = True
 
-    def stored(self, host: Endpoint, piece: int) -> None:
-        """The host has this piece now: flows that waited for it go on."""
-        host.have |= 1 << piece
-        for flow in host.waiting.pop(piece, ()):
-            flow.queued = False
-            self._go_on(flow)
+    def stored(self, host: Endpoint, first: int, stop: int) -> None:
+        """The host has these pieces now: flows that waited for one go on."""
+        host.have |= run_set(first, stop - first)
+        if host.waiting:
+            for piece in range(first, stop):
+                for flow in host.waiting.pop(piece, ()):
+                    flow.queued = False
+                    self._go_on(flow)
 
     def _go_on(self, flow: Flow) -> None:
         """Queue the flow's next quantum, if it may and can be sent."""
@@ -124,25 +164,50 @@ class Network:
             break
         else:
             return
-        world, receiver, piece = self._world, flow.receiver, flow.next_piece
-        size = self._size_of(piece) / self._parts
-        flow.part += 1
-        arrival = Arrival(flow, None)
-        if flow.part == self._parts:
-            arrival.piece = piece
-            flow.part = 0
-            flow.next_piece += 1
+        first, size = self._cut(flow)
         flow.in_flight += 1
         sender.busy = True
         sender.sent += int(size)
-        sent_at = world.now + size / sender.up_bps
-        first_at = world.now + self._latency_s
-        free_at = receiver.down_free_at
+        world, receiver = self._world, flow.receiver
+        now = world.now
+        sent_at = now + size / sender.up_bps
+        world.at(sent_at, self._sent, flow)
+        arrival = (flow, first, flow.next_piece)
+        if sender.rack is not receiver.rack:
+            through_at = cross(sender.rack, receiver.rack, size, now, sent_at)
+            world.at(through_at, self._crossed, (arrival, size))
+            return
+        self._arrive(arrival, size, now, sent_at)
+
+    def _cut(self, flow: Flow) -> Tuple[int, float]:
+        """(first piece that the flow's next quantum completes, or its end; bytes)."""
+        first = flow.next_piece
+        if self._stride > 1:
+            held = lowest(~(flow.sender.have >> first))
+            stop = flow.next_piece = min(first + min(held, self._stride), flow.stop)
+            size_of = self._size_of
+            return first, size_of(first) * (stop - 1 - first) + size_of(stop - 1)
+        flow.part += 1
+        if flow.part == self._parts:
+            flow.part = 0
+            flow.next_piece = first + 1
+        return first, self._size_of(first) / self._parts
+
+    def _arrive(self, arrival: Arrival, size: float, begin_at: float, end_at: float) -> None:
+        """Through the receiver's downlink, which the bytes reach from `begin_at` to `end_at`."""
+        receiver = arrival[0].receiver
+        free_at, first_at = receiver.down_free_at, begin_at + self._latency_s
         free_at = (free_at if free_at > first_at else first_at) + size / receiver.down_bps
         receiver.down_free_at = free_at
-        world.at(sent_at, self._sent, flow)
-        arrive_at = sent_at + self._latency_s
-        world.at(arrive_at if arrive_at > free_at else free_at, self._arrived, arrival)
+        last_at = end_at + self._latency_s
+        self._world.at(last_at if last_at > free_at else free_at, self._arrived, arrival)
+
+    def _crossed(self, what: Tuple[Arrival, float]) -> None:
+        """A quantum has left the racks' links behind: as it came, so the downlink takes it."""
+        arrival, size = what
+        now = self._world.now
+        took_s = size / min(arrival[0].sender.up_bps, arrival[0].receiver.down_bps)
+        self._arrive(arrival, size, max(0.0, now - took_s), now)
 
     def _sent(self, flow: Flow) -> None:
         sender = flow.sender
@@ -152,10 +217,10 @@ class Network:
             self._send(sender)
 
     def _arrived(self, arrival: Arrival) -> None:
-        flow = arrival.flow
+        flow, first, stop = arrival
         flow.in_flight -= 1
         if flow.closed:
             return
-        if arrival.piece is not None:
-            self._on_piece(flow, arrival.piece)
+        if first < stop:
+            self._on_pieces(flow, first, stop)
         self._go_on(flow)

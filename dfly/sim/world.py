@@ -12,10 +12,11 @@ Action = Callable[[Any], None]
 
 
 class World:
-    """`at(time, action, argument)`; `run()` until nothing is left."""
+    """`at(time, action, argument)`; `run()` until nothing is left or somebody sets `over`."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.over = False
         self._heap: List[Tuple[float, int, Action, Any]] = []
         self._number = 0
 
@@ -25,10 +26,10 @@ class World:
         self._number = number = self._number + 1
         heapq.heappush(self._heap, (at, number, action, argument))
 
-    def run(self, until: Callable[[], bool], limit_s: float) -> None:
-        """Go on until `until()` (asked after each event) or the time limit or nothing is left."""
+    def run(self, limit_s: float) -> None:
+        """Go on until it is over, or the time limit, or nothing is left."""
         heap, pop = self._heap, heapq.heappop
-        while heap and not until():
+        while heap and not self.over:
             at, _, action, argument = pop(heap)
             if at > limit_s:
                 self.now = limit_s

@@ -5,7 +5,7 @@ from typing import Dict, Tuple
 
 import pytest
 
-from dfly.sim.network import Endpoint, Flow, Network
+from dfly.sim.network import Endpoint, Flow, Grain, Network, Rack
 from dfly.sim.world import World
 from dfly.task import full_set
 
@@ -16,14 +16,16 @@ RATE = 10_000_000.0   # bytes a second: a piece in 0.1 s
 class Wire:
     """Endpoints, flows, and when each piece arrived where."""
 
-    def __init__(self, latency_s: float = 0.0, parts: int = 4) -> None:
+    def __init__(self, latency_s: float = 0.0, parts: int = 4, pieces: int = 1) -> None:
         self.world = World()
         self.arrived: Dict[Tuple[int, int], float] = {}
-        self.network = Network(self.world, latency_s, lambda _: PIECE, parts, self._on_piece)
+        self.network = Network(self.world, latency_s, lambda _: PIECE,
+                               Grain(parts, pieces), self._on_pieces)
 
-    def _on_piece(self, flow: Flow, piece: int) -> None:
-        self.arrived[flow.receiver.number, piece] = self.world.now
-        self.network.stored(flow.receiver, piece)
+    def _on_pieces(self, flow: Flow, first: int, stop: int) -> None:
+        for piece in range(first, stop):
+            self.arrived[flow.receiver.number, piece] = self.world.now
+        self.network.stored(flow.receiver, first, stop)
 
     def host(self, number: int, up: float = RATE, down: float = RATE, have: int = 0) -> Endpoint:
         endpoint = Endpoint(number, up, down)
@@ -36,7 +38,7 @@ class Wire:
         return flow
 
     def run(self, limit_s: float = 1000.0) -> Dict[Tuple[int, int], float]:
-        self.world.run(lambda: False, limit_s)
+        self.world.run(limit_s)
         return self.arrived
 
 
@@ -106,7 +108,7 @@ def test_a_flow_waits_for_a_piece_without_keeping_the_uplink() -> None:
     sender, patient, busy = wire.host(1, have=full_set(10)), wire.host(2), wire.host(3)
     wire.flow(sender, patient, 50, 1)
     wire.flow(sender, busy, 0, 10)
-    wire.world.at(5.0, lambda _: wire.network.stored(sender, 50))
+    wire.world.at(5.0, lambda _: wire.network.stored(sender, 50, 51))
     arrived = wire.run()
     assert arrived[3, 9] == pytest.approx(1.0, rel=0.05)
     assert arrived[2, 50] == pytest.approx(5.1, rel=0.05)
@@ -123,5 +125,35 @@ def test_things_due_at_once_happen_in_the_order_asked_for() -> None:
     world, seen = World(), []  # type: Tuple[World, List[int]]
     for number in range(50):
         world.at(1.0, seen.append, number)
-    world.run(lambda: False, 10.0)
+    world.run(10.0)
     assert seen == list(range(50))
+
+
+def test_quanta_of_several_pieces_arrive_late_never_early() -> None:
+    fine, coarse = Wire(parts=1), Wire(parts=1, pieces=4)
+    for wire in (fine, coarse):
+        chain = [wire.host(1, have=full_set(22)), wire.host(2), wire.host(3)]
+        for sender, receiver in zip(chain, chain[1:]):
+            wire.flow(sender, receiver, 0, 22)
+    exact, rough = fine.run(), coarse.run()
+    assert exact.keys() == rough.keys()
+    assert all(rough[key] >= at - 1e-9 for key, at in exact.items())
+    assert rough[3, 21] <= exact[3, 21] + 2 * 4 * 0.1
+
+
+def test_hosts_of_a_rack_share_its_link_and_nothing_else() -> None:
+    wire = Wire()
+    far, near = Rack(RATE), Rack(RATE)
+    receivers = []
+    for number in range(4):
+        sender = wire.host(number, have=full_set(10))
+        receiver = wire.host(10 + number)
+        sender.rack, receiver.rack = (far, near) if number else (near, near)
+        receivers.append(receiver)
+        wire.flow(sender, receiver, 0, 10)
+    arrived = wire.run()
+    assert arrived[10, 9] == pytest.approx(1.0, rel=0.05)       # stays in its rack
+    ends = [arrived[number, 9] for number in (11, 12, 13)]
+    assert max(ends) == pytest.approx(3.0, rel=0.05) and min(ends) > 0.9 * max(ends)
+    assert far.sent == near.received == pytest.approx(30 * PIECE)
+    assert not near.sent and not far.received
