@@ -89,12 +89,13 @@ class Channel:
             if self.closed:
                 return
             try:
-                data, fds, flags, _ = socket.recv_fds(self._sock, MESSAGE_MAX, 1,
-                                                      socket.MSG_CMSG_CLOEXEC)
+                data, fds, flags, _ = socket.recv_fds(self._sock, MESSAGE_MAX, 1)
             except BlockingIOError:
                 return
             except OSError:
                 data, fds, flags = b"", [], 0
+            for fd in fds:
+                os.set_inheritable(fd, False)   # recv_fds forgets its flags before Python 3.12
             if not data:
                 self._end()
                 return
