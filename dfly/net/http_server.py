@@ -16,6 +16,7 @@ import socket
 import stat
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import (
     Any,
     AsyncIterator,
@@ -35,8 +36,9 @@ from dfly.clock import Clock
 from dfly.errors import DflyError, NetworkError, printable
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Job, Movers
+from dfly.net.serving import PiecesBody as PiecesBody
+from dfly.net.serving import Quick, Serving
 from dfly.net.stream import READ_MAX, Stream, network_error
-from dfly.net.transfer import PiecesHeld
 from dfly.wire.http11 import (
     VERSION_1_0,
     Body,
@@ -123,18 +125,6 @@ class FileBody:
     on_end: Optional[Callable[[], None]] = None
 
 
-@dataclass(frozen=True)
-class PiecesBody:
-    """The bytes [start, stop) of a task, as its pieces come. `on_sent` hears on a mover's thread
-    of each count of bytes sent; `on_end` as with FileBody."""
-
-    task_file: PiecesHeld
-    start: int
-    stop: int
-    on_sent: Optional[Callable[[int], None]] = None
-    on_end: Optional[Callable[[], None]] = None
-
-
 ResponseBody = Union[bytes, FileBody, PiecesBody, AsyncIterator[bytes]]
 
 
@@ -195,11 +185,14 @@ def _split_target(target: str) -> Tuple[str, Dict[str, str]]:
 
 # ---------------------------------------------------------------------------- the server
 class HttpServer:
-    """`handler` answers every request, from any number of listening sockets."""
+    """`handler` answers every request, from any number of listening sockets; but what `quick`
+    can answer never comes to it."""
 
-    def __init__(self, handler: Handler, movers: Movers, *, connections_max: int = 2_048,
-                 head_timeout_s: float = 15.0, idle_timeout_s: float = 75.0) -> None:
+    def __init__(self, handler: Handler, movers: Movers, *, quick: Optional[Quick] = None,
+                 connections_max: int = 2_048, head_timeout_s: float = 15.0,
+                 idle_timeout_s: float = 75.0) -> None:
         self.handler = handler
+        self.quick = quick
         self.movers = movers
         self.head_timeout_s = head_timeout_s
         self.idle_timeout_s = idle_timeout_s
@@ -274,8 +267,7 @@ class HttpServer:
             except OSError:
                 pass  # gone already, which is all that was wanted
         for connection in list(self._connections.values()):
-            if connection.is_idle:
-                connection.stream.close()
+            connection.close_soon()
         tasks = {*self._connections, *self._refused}
         if not tasks:
             return
@@ -375,6 +367,7 @@ class _Connection:
     def __init__(self, server: HttpServer, stream: Stream) -> None:
         self.stream = stream
         self.is_idle = True  # no request has begun: may be closed without harm
+        self._serving: Optional[Serving] = None   # in a mover, requests and all
         self._server = server
         self._clock = Clock()
 
@@ -398,10 +391,32 @@ class _Connection:
         finally:
             stream.close()
 
+    def close_soon(self) -> None:
+        """The server listens no more: end now, or after the answer that is being given."""
+        if self._serving is not None:
+            self._serving.close_soon()
+        elif self.is_idle:
+            self.stream.close()
+
+    async def _serve_quickly(self, quick: Quick) -> bool:
+        """Leave the connection to a mover. False = it ends here; else what the mover couldn't
+        answer is in the buffer."""
+        server = self._server
+        self._serving = serving = Serving(self.stream, quick, server.head_timeout_s,
+                                          server.idle_timeout_s)
+        try:
+            await server.movers.keep(serving).wait()
+        finally:
+            self._serving = None
+        return not serving.has_ended and bool(self.stream.buffer)
+
     async def _one_request(self) -> bool:
         """False = the connection ends here."""
         server, stream = self._server, self.stream
         if not await stream.fill(server.idle_timeout_s):
+            return False
+        if (server.quick is not None and stream.buffer.startswith(server.quick.prefix)
+                and not await self._serve_quickly(server.quick)):
             return False
         if stream.buffer[0] == TLS_HELLO:
             log.debug("%s speaks TLS, this port doesn't", stream.name)
@@ -473,7 +488,7 @@ class _Connection:
     def _head(self, answer: Response, version: Tuple[int, int], stays: bool,
               is_head: bool = False) -> bytes:
         headers = Headers(answer.headers)
-        headers.set("Date", _http_date(self._clock.wall()))
+        headers.set("Date", http_date(int(self._clock.wall())))
         if answer.status >= 200 and answer.status not in (204, 304):
             length = _length_of(answer.body)
             if length is None:
@@ -564,7 +579,8 @@ async def _close_parts(parts: AsyncIterator[bytes]) -> None:
         await close()
 
 
-def _http_date(wall: float) -> str:
+@lru_cache(maxsize=4)
+def http_date(wall: int) -> str:
     """IMF-fixdate (RFC 9110 5.6.7), whatever the locale."""
     now = time.gmtime(wall)
     return (f"{_DAYS[now.tm_wday]}, {now.tm_mday:02d} {_MONTHS[now.tm_mon - 1]} {now.tm_year} "

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import os
 import selectors
 import threading
@@ -27,10 +28,12 @@ from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple, Union
 from dfly.clock import Clock
 from dfly.errors import NetworkError
 from dfly.net.limiter import Limiter, allowance_of, charge
-from dfly.net.stream import Stream, TimedOut, close_socket
+from dfly.net.mailbox import Mailbox
+from dfly.net.stream import Stream, TimedOut
 from dfly.net.transfer import (
     AGAIN,
     DONE,
+    IDLE_S,
     PARKED,
     READABLE,
     PiecesHeld,
@@ -44,18 +47,16 @@ from dfly.units import MIB
 from dfly.wire.http11 import Body
 
 TURN_MAX = MIB  # bytes one transfer moves until the next one's turn; also the receive buffer
-IDLE_S = 30.0   # a transfer that moves nothing for so long has failed
 
 
 class Job:
     """One transfer under way. Await `wait()` (or `future`) on the loop; the result is the number
     of content bytes moved. On any failure or cancellation the stream is closed."""
 
-    def __init__(self, transfer: Transfer, limits: Sequence[Limiter], idle_timeout_s: float,
-                 loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transfer: Transfer, loop: asyncio.AbstractEventLoop,
+                 is_kept: bool = False) -> None:
         self.transfer = transfer
-        self.limits = limits
-        self.idle_timeout_s = idle_timeout_s
+        self.is_kept = is_kept
         self.future: asyncio.Future[int] = loop.create_future()
         self._let_go: asyncio.Future[None] = loop.create_future()
         self.cancelled = False
@@ -70,6 +71,7 @@ class Job:
         self.is_waiting = False  # in the queue of a limiter
         self.is_ended = False
         self.idle_at = 0.0
+        self.look_at = math.inf  # its earliest entry among the timeouts
 
     def cancel(self) -> None:
         """End the transfer; the stream is closed as soon as the mover has let go of it."""
@@ -133,9 +135,10 @@ _Note = Union[Job, Limiter]  # a job to look at (new, woken, cancelled); a limit
 class _Mover:
     """One thread and its selector."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, name: str) -> None:
-        self.load = 0  # jobs given and not ended; written under the lock
-        self._loop = loop
+    def __init__(self, mailbox: Mailbox, clock: Clock, name: str) -> None:
+        self.load = 0  # jobs given and not ended, each for one body; written under the lock
+        self.kept = 0  # those that stay for many; likewise
+        self._mailbox = mailbox
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._workspace = memoryview(bytearray(TURN_MAX))
@@ -154,7 +157,6 @@ class _Mover:
         self._refills: List[Tuple[float, int, Limiter]] = []   # heap
         self._timeouts: List[Tuple[float, int, Job]] = []      # heap; an entry may be too early
         self._order = itertools.count()
-        self._unfinished: Deque[Tuple[Job, Optional[BaseException]]] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -164,9 +166,15 @@ class _Mover:
         job.transfer.stream.detach(job.abort)
         job.recall = lambda: self.post(job)
         job.transfer.wake = job.recall
-        with self._lock:
-            self.load += 1
+        self._count(job, 1)
         self.post(job)
+
+    def _count(self, job: Job, change: int) -> None:
+        with self._lock:
+            if job.is_kept:
+                self.kept += change
+            else:
+                self.load += change
 
     def post(self, note: _Note) -> None:
         """Have the thread look at `note`. A mover that has closed has ended its jobs already."""
@@ -186,8 +194,6 @@ class _Mover:
                 os.write(self._wake_out, b"\0")
             self._is_stopping = True
         self._thread.join()
-        while self._unfinished:
-            self._finish_one()
 
     # ------------------------------------------------------------------ the mover's thread
     def _run(self) -> None:
@@ -229,7 +235,6 @@ class _Mover:
             if note not in self._jobs and not note.is_ended:
                 self._jobs[note] = None
                 self._touch(note, self._clock.now())
-                heapq.heappush(self._timeouts, (note.idle_at, next(self._order), note))
             self._queue(note)
 
     def _queue(self, job: Job) -> None:
@@ -238,7 +243,13 @@ class _Mover:
             self._ready.append(job)
 
     def _touch(self, job: Job, now: float) -> None:
-        job.idle_at = now + job.idle_timeout_s
+        job.idle_at = now + job.transfer.idle_timeout_s
+        self._look_later(job)
+
+    def _look_later(self, job: Job) -> None:
+        if job.idle_at < job.look_at:
+            job.look_at = job.idle_at
+            heapq.heappush(self._timeouts, (job.idle_at, next(self._order), job))
 
     def _turn(self, job: Job, now: float) -> None:
         job.is_queued = False
@@ -247,8 +258,10 @@ class _Mover:
         if job.cancelled:
             self._end(job, NetworkError("cancelled"))
             return
+        self._mailbox.hold()
         try:
-            allowed = allowance_of(job.limits, now) if job.limits else TURN_MAX
+            limits = job.transfer.limits
+            allowed = allowance_of(limits, now) if limits else TURN_MAX
             if allowed <= 0:
                 self._limit(job, now)
                 return
@@ -258,6 +271,8 @@ class _Mover:
             self._move(job, min(allowed, TURN_MAX), now)
         except Exception as error:  # whatever it is, it is the job's: the thread goes on
             self._end(job, error)
+        finally:
+            self._mailbox.let_go()
 
     def _move(self, job: Job, allowed: int, now: float) -> None:
         transfer = job.transfer
@@ -267,7 +282,9 @@ class _Mover:
         finally:
             moved = transfer.moved - before
             if moved:
-                charge(job.limits, moved, now)
+                charge(transfer.limits, moved, now)
+            if moved or transfer.is_renewed:
+                transfer.is_renewed = False
                 self._touch(job, now)
         if need == DONE:
             self._end(job, None)
@@ -295,23 +312,11 @@ class _Mover:
         del self._jobs[job]
         try:
             self._watch(job, 0)
-            job.transfer.end()
+            job.transfer.end(error)
         except Exception as failure:
             error = error or failure
-        with self._lock:
-            self.load -= 1
-        self._unfinished.append((job, error))
-        try:
-            self._loop.call_soon_threadsafe(self._finish_one)
-        except RuntimeError:  # the loop is closed: nobody will ever ask for this socket
-            self._unfinished.pop()
-            close_socket(job.transfer.stream.sock)
-
-    def _finish_one(self) -> None:
-        """On the loop's thread. `stop` may have been quicker."""
-        if self._unfinished:
-            job, error = self._unfinished.popleft()
-            job.finish(error)
+        self._count(job, -1)
+        self._mailbox.post(job.finish, error)
 
     # ------------------------------------------------------------------- limits and time
     def _limit(self, job: Job, now: float) -> None:
@@ -320,7 +325,7 @@ class _Mover:
             return
         self._watch(job, 0)
         job.is_limited = job.is_waiting = True
-        slowest = max(job.limits, key=lambda limit: limit.ready_at(now))
+        slowest = max(job.transfer.limits, key=lambda limit: limit.ready_at(now))
         queue = self._waiting.get(slowest)
         if queue is None:
             queue = self._waiting[slowest] = deque()
@@ -350,21 +355,22 @@ class _Mover:
 
     def _expire(self, now: float) -> None:
         while self._timeouts and self._timeouts[0][0] <= now:
-            _, _, job = heapq.heappop(self._timeouts)
-            if job.is_ended:
-                continue
+            due, _, job = heapq.heappop(self._timeouts)
+            if job.is_ended or due != job.look_at:
+                continue  # over, or looked at since
+            job.look_at = math.inf
             if job.idle_at <= now and not job.is_limited:
                 self._turn(job, now)  # the socket may hold less than it was to wake us for
             if job.is_ended:
                 continue
             if job.is_limited:  # it isn't the other side that it waits for
                 self._touch(job, now)
-            if job.idle_at > now:
-                heapq.heappush(self._timeouts, (job.idle_at, next(self._order), job))
+            elif job.idle_at > now:
+                self._look_later(job)
             else:
                 self._end(job, TimedOut(f"{job.transfer.stream.name}: timed out: "
                                         f"{job.transfer.waits_for()} in "
-                                        f"{job.idle_timeout_s:g} s"))
+                                        f"{job.transfer.idle_timeout_s:g} s"))
 
     def _close(self) -> None:
         """Last act of the thread: no job is left, no descriptor is kept."""
@@ -391,12 +397,14 @@ class Movers:
         self._threads = threads
         self._clock = clock or Clock()
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._mailbox: Optional[Mailbox] = None
         self._movers: List[_Mover] = []
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         assert not self._movers, "started twice"
         self._loop = loop
-        self._movers = [_Mover(loop, self._clock, f"mover-{number}")
+        self._mailbox = Mailbox(loop)
+        self._movers = [_Mover(self._mailbox, self._clock, f"mover-{number}")
                         for number in range(self._threads)]
 
     def stop(self) -> None:
@@ -404,6 +412,19 @@ class Movers:
         movers, self._movers = self._movers, []
         for mover in movers:
             mover.stop()
+        if movers:
+            self.mailbox.deliver()
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """By which the loop hears of what movers (and others) did."""
+        assert self._mailbox is not None, "not started"
+        return self._mailbox
+
+    @property
+    def loads(self) -> List[int]:
+        """Bodies under way in each mover, those of kept connections not counted."""
+        return [mover.load for mover in self._movers]
 
     def send_file(self, stream: Stream, head: bytes, fd: int, offset: int, count: int,
                   limits: Sequence[Limiter] = (), idle_timeout_s: float = IDLE_S) -> Job:
@@ -424,17 +445,32 @@ class Movers:
         """Receive `body` into `sink`; what came behind the body stays in `stream.buffer`."""
         return self._give(Receive(stream, body, sink), limits, idle_timeout_s)
 
+    def keep(self, transfer: Transfer, mover: Optional[int] = None) -> Job:
+        """A connection on which one body follows another stays in a mover: in number `mover`, or
+        in the one that keeps the fewest."""
+        return self._place(transfer, mover)
+
     def _give(self, transfer: Transfer, limits: Sequence[Limiter],
               idle_timeout_s: float) -> Job:
+        transfer.limits = tuple(limits)
+        transfer.idle_timeout_s = idle_timeout_s
+        return self._place(transfer, None, is_kept=False)
+
+    def _place(self, transfer: Transfer, number: Optional[int], is_kept: bool = True) -> Job:
         try:
             if not self._movers or self._loop is None:
                 raise NetworkError("shutting down")
             if transfer.stream.closed:
                 raise NetworkError(f"{transfer.stream.name}: the connection was closed here")
-            active = tuple(limits)
-            job = Job(transfer, active, idle_timeout_s, self._loop)
-            min(self._movers, key=lambda mover: mover.load).give(job)
-        except BaseException:
-            transfer.end()
+            job = Job(transfer, self._loop, is_kept)
+            if number is not None:
+                mover = self._movers[number]
+            elif is_kept:
+                mover = min(self._movers, key=lambda mover: mover.kept)
+            else:
+                mover = min(self._movers, key=lambda mover: mover.load)
+            mover.give(job)
+        except BaseException as error:
+            transfer.end(error)
             raise
         return job

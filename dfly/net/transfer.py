@@ -9,9 +9,10 @@ other. Nothing here may touch the event loop.
 from __future__ import annotations
 
 import os
-from typing import Callable, List, Optional, Protocol, Tuple
+from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 
 from dfly.errors import DflyError, FileError, NetworkError, ProtocolError
+from dfly.net.limiter import Limiter
 from dfly.net.stream import WANT_READ, WANT_WRITE, Stream
 from dfly.task import PIECE_SIZE_MIN, Geometry, lowest
 from dfly.units import KIB
@@ -22,6 +23,7 @@ AGAIN = 1       # the turn was used up, there may be more at once
 READABLE = 2    # when the socket is readable
 WRITABLE = 3    # when the socket is writable
 PARKED = 4      # when `wake` was called, or (if `watching`) the socket is readable
+IDLE_S = 30.0   # a transfer that moves nothing for so long has failed
 TLS_WRITE = 16 * KIB  # one TLS record; a repeated write must offer as much as the refused one did
 WORTHWHILE = PIECE_SIZE_MIN  # bytes of a body to wake up for: pieces end at multiples of it
 _NEEDS = {WANT_READ: READABLE, WANT_WRITE: WRITABLE}
@@ -56,13 +58,17 @@ class PiecesHeld(Protocol):
 
 
 class Transfer:
-    """Base: `moved` content bytes so far; `wake` is set by the mover, for any thread to call."""
+    """Base: `moved` content bytes so far; `wake` is set by the mover, for any thread to call.
+    `limits` and `idle_timeout_s` are those of what it does just now."""
 
     watching = False  # while parked: look out for the other side hanging up
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.moved = 0
+        self.limits: Sequence[Limiter] = ()
+        self.idle_timeout_s = IDLE_S
+        self.is_renewed = False  # something else begins: the idle timeout counts from now on
         self.wake: Callable[[], None] = _nobody
 
     def step(self, workspace: memoryview, allowed: int) -> int:
@@ -73,7 +79,7 @@ class Transfer:
         """What didn't come, for the message of a timeout."""
         raise NotImplementedError
 
-    def end(self) -> None:
+    def end(self, error: Optional[BaseException] = None) -> None:
         """Let go of what the transfer holds; called once, whatever its end was."""
 
 
@@ -98,7 +104,7 @@ class SendFile(Transfer):
     def _own(self, fd: int) -> int:
         return os.dup(fd)
 
-    def end(self) -> None:
+    def end(self, error: Optional[BaseException] = None) -> None:
         os.close(self._fd)
 
     def _reach(self) -> int:
@@ -178,7 +184,7 @@ class SendPieces(SendFile):
     def _own(self, fd: int) -> int:
         return fd
 
-    def end(self) -> None:
+    def end(self, error: Optional[BaseException] = None) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
 
@@ -314,7 +320,7 @@ class Receive(Transfer):
         if left:
             self.stream.low_water(min(left, WORTHWHILE - self.moved % WORTHWHILE))
 
-    def end(self) -> None:
+    def end(self, error: Optional[BaseException] = None) -> None:
         self.stream.low_water(1)
 
     def _take(self, view: memoryview) -> None:

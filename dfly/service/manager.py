@@ -167,7 +167,8 @@ class Manager:
         self._client = HttpClient(self.movers, per_host=32)
         self.decide(core.HostJoined(core.SEED, _labels(self.settings.location),
                                     self.settings.upload_slots))
-        server = HttpServer(self._on_request, self.movers,
+        quick = None if self.settings.workers else self._pieces.quick   # workers come first
+        server = HttpServer(self._on_request, self.movers, quick=quick,
                             connections_max=2 * self.settings.links_max)
         registrar = Registrar(self.settings, self._client, self.registry)
         try:

@@ -82,7 +82,7 @@ class Peer:
         pieces = PieceServer(self._served, self.metrics, (self._upload,),
                              self.settings.upload_slots * UPLOADS_PER_SLOT)
         self._pieces = pieces
-        tcp = HttpServer(self._on_tcp, self.movers)
+        tcp = HttpServer(self._on_tcp, self.movers, quick=pieces.quick)
         local = HttpServer(Control(self).answer, self.movers)
         try:
             self.port = await self._listen(tcp)

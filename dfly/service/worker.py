@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 import weakref
 from typing import Callable, Dict, List, Optional, Union
 
@@ -45,6 +46,7 @@ class RemoteFile:
         self.arriving: bool = message["arriving"]
         self._fd = fd
         self._watchers: List[Callable[[int], None]] = []
+        self._watching = threading.Lock()   # both movers may come at once
         weakref.finalize(self, os.close, fd)   # when the last transfer out of it has ended
 
     def fileno(self) -> int:
@@ -66,10 +68,12 @@ class RemoteFile:
         self._tell(GONE)
 
     def subscribe(self, watcher: Callable[[int], None]) -> Callable[[], None]:
-        self._watchers = [*self._watchers, watcher]
+        with self._watching:
+            self._watchers = [*self._watchers, watcher]
 
         def stop() -> None:
-            self._watchers = [other for other in self._watchers if other is not watcher]
+            with self._watching:
+                self._watchers = [other for other in self._watchers if other is not watcher]
         return stop
 
     def _tell(self, event: int) -> None:
@@ -112,7 +116,7 @@ class Worker:
         if kind == "begin":
             limits = (Limiter(message["limit_bps"]),)
             self._pieces = PieceServer(self._served, self._metrics, limits, message["slots"])
-            self._server = HttpServer(self._on_request, self._movers,
+            self._server = HttpServer(self._on_request, self._movers, quick=self._pieces.quick,
                                       connections_max=CONNECTIONS_MAX)
         elif kind == "task":
             known = self._files.get(message["task"])
