@@ -6,15 +6,28 @@ ends (request smuggling): no folded lines, no bare CR, no space before a colon, 
 twice with two values, no length beside a transfer coding, no coding but `chunked`. A server may
 end its lines with a bare LF (small embedded ones do), a client may not. Every buffer is bounded
 by a constant below. Whatever the bytes, the only exception is HttpError, a ProtocolError that
-also says which status a server should answer with.
+also says which status a server should answer with. `dfly get` loads this file at each start, so
+it has plain classes and no compiled patterns.
 """
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from dfly.errors import ProtocolError
+from dfly.wire.lines import (
+    chunk_size,
+    head_end,
+    is_text,
+    is_token,
+    split_header,
+    split_request_line,
+    split_status_line,
+    text_bytes,
+)
+
+TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 HEAD_MAX = 64 * 1024       # bytes of a request or response head; nginx and Apache allow 8 to 32 KiB
 HEADERS_MAX = 256          # header lines in a head
@@ -37,20 +50,10 @@ REASONS: Dict[int, str] = {
     503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
 }
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_NAME = re.compile(_TOKEN)
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_HEADER_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_HEAD_END = re.compile(rb"\n\r?\n")
-_HOST = re.compile(r"[^\s/@?#\\,]*")
-_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)",
-                            re.ASCII | re.IGNORECASE)
-_UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
+_FLAGS = re.ASCII | re.IGNORECASE
+_RANGE = r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*"
+_CONTENT_RANGE = r"bytes[ \t]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)"
+_UNSATISFIED = r"bytes[ \t]+\*/([0-9]{1,19})"
 
 
 class HttpError(ProtocolError):
@@ -131,59 +134,85 @@ class Headers:
         return f"Headers({self._pairs!r})"
 
 
-@dataclass(frozen=True)
-class RequestHead:
+class _Head:
+    """What both heads are: values that compare by what they hold."""
+
+    __slots__ = ("headers", "version")
+    __hash__ = None  # type: ignore[assignment]  # their headers change
+
+    def __init__(self, headers: Optional[Headers], version: Tuple[int, int]) -> None:
+        self.headers = Headers() if headers is None else headers
+        self.version = version
+
+    def _line(self) -> str:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return (isinstance(other, _Head) and type(other) is type(self)
+                and self._line() == other._line() and self.headers == other.headers)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._line()!r}, {self.headers!r})"
+
+
+class RequestHead(_Head):
     """`target` is as it stands in the request line: a path with its query, or a whole URL."""
 
-    method: str
-    target: str
-    headers: Headers = field(default_factory=Headers)
-    version: Tuple[int, int] = VERSION_1_1
+    __slots__ = ("method", "target")
+
+    def __init__(self, method: str, target: str, headers: Optional[Headers] = None,
+                 version: Tuple[int, int] = VERSION_1_1) -> None:
+        super().__init__(headers, version)
+        self.method = method
+        self.target = target
+
+    def _line(self) -> str:
+        return f"{self.method} {self.target} HTTP/{self.version[0]}.{self.version[1]}"
 
     def encode(self) -> bytes:
         """The head as bytes; HttpError if a part of it can't be written safely."""
-        line = f"{self.method} {self.target} HTTP/{self.version[0]}.{self.version[1]}"
-        data = _text_bytes(line)
-        if _REQUEST_LINE.fullmatch(data) is None:
+        line = self._line()
+        data = text_bytes(line)
+        if split_request_line(data) is None:
             raise HttpError(f"can't be a request line: {line[:200]!r}")
         return _encode(data, self.headers)
 
 
-@dataclass(frozen=True)
-class ResponseHead:
+class ResponseHead(_Head):
     """`reason` may be empty; `encode` then fills in the usual one."""
 
-    status: int
-    reason: str = ""
-    headers: Headers = field(default_factory=Headers)
-    version: Tuple[int, int] = VERSION_1_1
+    __slots__ = ("status", "reason")
+
+    def __init__(self, status: int, reason: str = "", headers: Optional[Headers] = None,
+                 version: Tuple[int, int] = VERSION_1_1) -> None:
+        super().__init__(headers, version)
+        self.status = status
+        self.reason = reason
+
+    def _line(self) -> str:
+        reason = self.reason or REASONS.get(self.status, "Status")
+        return f"HTTP/{self.version[0]}.{self.version[1]} {self.status} {reason}"
 
     def encode(self) -> bytes:
         """The head as bytes; HttpError if a part of it can't be written safely."""
-        reason = self.reason or REASONS.get(self.status, "Status")
-        line = f"HTTP/{self.version[0]}.{self.version[1]} {self.status} {reason}"
-        data = _text_bytes(line)
-        if _STATUS_LINE.fullmatch(data) is None:
+        line = self._line()
+        data = text_bytes(line)
+        if split_status_line(data) is None:
             raise HttpError(f"can't be a status line: {line[:200]!r}")
         return _encode(data, self.headers)
 
 
-Head = Union[RequestHead, ResponseHead]
-
-
-def _text_bytes(text: str) -> bytes:
-    """Latin-1 as it came in; text from elsewhere that doesn't fit goes out as UTF-8."""
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace")
+if TYPE_CHECKING:
+    Head = Union[RequestHead, ResponseHead]
+else:
+    Head = (RequestHead, ResponseHead)
 
 
 def _encode(line: bytes, headers: Headers) -> bytes:
     out = [line]
     for name, value in headers:
-        name_bytes, value_bytes = _text_bytes(name), _text_bytes(value)
-        if not _NAME.fullmatch(name_bytes) or not _VALUE.fullmatch(value_bytes):
+        name_bytes, value_bytes = text_bytes(name), text_bytes(value)
+        if not is_token(name_bytes) or not is_text(value_bytes):
             raise HttpError(f"can't be a header: {name[:100]!r}",
                             hint="a name is one word, a value has no line breaks")
         out.append(name_bytes + b": " + value_bytes)
@@ -227,14 +256,14 @@ class HeadParser:
             seen = 0 if self._skip_empty_lines() else seen
         if self._first is None:
             self._read_first_line()
-        end = _HEAD_END.search(buffer, max(0, seen - 2))
-        size = self._skipped + (end.end() if end else len(buffer))
+        stop = head_end(buffer, max(0, seen - 2))
+        size = self._skipped + (stop or len(buffer))
         if size > self._head_max:
             raise HttpError(f"a head of more than {self._head_max} bytes", 431)
-        if end is None or self._first is None:
+        if not stop or self._first is None:
             return None
-        self._read_headers(bytes(buffer[:end.end()]))
-        del buffer[:end.end()]
+        self._read_headers(bytes(buffer[:stop]))
+        del buffer[:stop]
         self._done = True
         return self._first
 
@@ -262,7 +291,7 @@ class HeadParser:
 
     def _refuse_hopeless(self, start: bytes) -> None:
         if self._is_request:
-            hopeless = start[:1] != b"\r" and start != b"" and _NAME.match(start) is None
+            hopeless = start[:1] != b"\r" and not is_token(start[:1] or b"-")
         else:
             hopeless = not b"HTTP/".startswith(start[:5])
         if hopeless:
@@ -284,34 +313,38 @@ class HeadParser:
             raise HttpError("a line ends without CR")
         headers = self._first.headers
         for line in lines:
-            line = self._without_line_end(line + b"\n")
-            match = _HEADER_LINE.fullmatch(line)
-            if match is None:
+            if line.endswith(b"\r"):
+                line = line[:-1]
+            elif self._is_request:
+                raise HttpError("a line ends without CR")
+            pair = split_header(line)
+            if pair is None:
                 raise HttpError(f"malformed header line: {line[:100]!r}")
-            headers.add(match[1].decode("ascii"), match[2].decode("latin-1").rstrip(" \t"))
+            headers.add(pair[0].decode("ascii"), pair[1].decode("latin-1"))
         if isinstance(self._first, RequestHead):
             _check_host(self._first)
 
 
 def _request_line(line: bytes) -> RequestHead:
-    match = _REQUEST_LINE.fullmatch(line)
-    if match is None:
+    parts = split_request_line(line)
+    if parts is None:
         raise HttpError(f"malformed request line: {line[:100]!r}")
-    version = _version(match[3], match[4])
-    return RequestHead(match[1].decode("ascii"), match[2].decode("latin-1"), Headers(), version)
+    method, target, version = parts
+    return RequestHead(method.decode("ascii"), target.decode("latin-1"), Headers(),
+                       _version(version))
 
 
 def _status_line(line: bytes) -> ResponseHead:
-    match = _STATUS_LINE.fullmatch(line)
-    if match is None:
+    parts = split_status_line(line)
+    if parts is None:
         raise HttpError(f"malformed status line: {line[:100]!r}")
-    version = _version(match[1], match[2])
-    reason = (match[4] or b"").decode("latin-1").strip()
-    return ResponseHead(int(match[3]), reason, Headers(), version)
+    version, status, reason = parts
+    return ResponseHead(status, reason.decode("latin-1").strip(), Headers(), _version(version))
 
 
-def _version(major: bytes, minor: bytes) -> Tuple[int, int]:
-    version = int(major), int(minor)
+def _version(data: bytes) -> Tuple[int, int]:
+    """(major, minor) of 'HTTP/1.1'."""
+    version = int(data[5:6]), int(data[7:8])
     if version not in (VERSION_1_0, VERSION_1_1):
         raise HttpError(f"HTTP version {version[0]}.{version[1]}", 505, "only 1.0 and 1.1 here")
     return version
@@ -321,7 +354,7 @@ def _check_host(head: RequestHead) -> None:
     hosts = head.headers.all("Host")
     if len(hosts) > 1 or (not hosts and head.version == VERSION_1_1):
         raise HttpError(f"a request needs one Host header, this has {len(hosts)}")
-    if hosts and _HOST.fullmatch(hosts[0]) is None:
+    if hosts and any(c in "/@?#\\," or c.isspace() for c in hosts[0]):
         raise HttpError(f"malformed Host header: {hosts[0][:100]!r}")
 
 
@@ -457,10 +490,10 @@ class ChunkedBody(Body):
 
     def _end_line(self, line: bytes) -> None:
         if self._state == "size":
-            match = _CHUNK_LINE.fullmatch(line)
-            if match is None or int(match[1], 16) > LENGTH_MAX:
+            size = chunk_size(line)
+            if size is None or size > LENGTH_MAX:
                 raise HttpError(f"malformed chunk size: {line[:40]!r}")
-            self._left = int(match[1], 16)
+            self._left = size
             self._state = "data" if self._left else "trailer"
         elif self._state == "end":
             if line:
@@ -468,7 +501,7 @@ class ChunkedBody(Body):
             self._state = "size"
         elif line:
             self._trailers += len(line)
-            if _HEADER_LINE.fullmatch(line) is None or self._trailers > TRAILER_MAX:
+            if split_header(line) is None or self._trailers > TRAILER_MAX:
                 raise HttpError(f"malformed or too many trailers: {line[:40]!r}")
         else:
             self.done = True
@@ -505,7 +538,8 @@ def _content_length(headers: Headers) -> Optional[int]:
     if len(values) > 1:
         raise HttpError("several Content-Lengths that differ")
     text = values.pop()
-    if _LENGTH.fullmatch(text) is None or int(text) > LENGTH_MAX:
+    if (not 1 <= len(text) <= 19 or not (text.isascii() and text.isdecimal())
+            or int(text) > LENGTH_MAX):
         raise HttpError(f"malformed Content-Length: {text[:40]!r}")
     return int(text)
 
@@ -526,7 +560,7 @@ def parse_range(value: str, length: int) -> Optional[Tuple[int, int]]:
     None = answer with the whole content: several ranges, another unit, or malformed (RFC 9110
     14.2 lets a server ignore those). RangeError when it lies outside the content.
     """
-    match = _RANGE.fullmatch(value.strip())
+    match = re.fullmatch(_RANGE, value.strip(), _FLAGS)
     if match is None or not (match[1] or match[2]):
         return None
     if not match[1]:
@@ -545,7 +579,7 @@ def parse_range(value: str, length: int) -> Optional[Tuple[int, int]]:
 
 def parse_content_range(value: str) -> Tuple[int, int, Optional[int]]:
     """(start, stop, total) of a `Content-Range` header; total None for `*`."""
-    match = _CONTENT_RANGE.fullmatch(value.strip())
+    match = re.fullmatch(_CONTENT_RANGE, value.strip(), _FLAGS)
     if match is None:
         raise ProtocolError(f"malformed Content-Range: {value[:100]!r}")
     start, stop = int(match[1]), int(match[2]) + 1
@@ -557,7 +591,7 @@ def parse_content_range(value: str) -> Tuple[int, int, Optional[int]]:
 
 def parse_unsatisfied_range(value: str) -> Optional[int]:
     """The total in the `Content-Range: bytes */TOTAL` of a 416 answer; None if it has none."""
-    match = _UNSATISFIED.fullmatch(value.strip())
+    match = re.fullmatch(_UNSATISFIED, value.strip(), _FLAGS)
     return int(match[1]) if match else None
 
 
