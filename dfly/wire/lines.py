@@ -1,7 +1,7 @@
 """Lines of HTTP as bytes (RFC 9110 5, RFC 9112): taken apart strictly, or not at all.
 
 By bytes.translate and partition, which are nearly as quick as compiled patterns, and nothing has
-to be compiled each time `dfly get` starts. What to answer to a malformed line is http11.py's business.
+to be compiled each time `dfly get` starts. What to answer to a malformed line is for http11.py.
 """
 from __future__ import annotations
 
