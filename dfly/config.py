@@ -1,6 +1,6 @@
 """Settings: one mechanism for every role.
 
-A role's settings are one frozen dataclass whose fields are made by `setting()`. Each field is at
+A role's settings are one class whose fields are made by `setting()`. Each field is at
 once a flag (`--upload-limit`), an environment variable (`DFLY_PEER_UPLOAD_LIMIT`), a key of the
 role's section in an INI file and a value that a config server may hand out. What wins: built-in <
 config server < file < environment < flag; every value knows which it was (`origin_of`). The
@@ -13,26 +13,17 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import Field, dataclass, field, fields, replace
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-    Type,
-    TypeVar,
-)
 
 from dfly.errors import FileError, UsageError, printable
 from dfly.units import parse_duration, parse_rate, parse_size
 
+TYPE_CHECKING = False  # `dfly get` reads this at each start: typing and dataclasses cost it 10 ms
 if TYPE_CHECKING:
     import argparse
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
+
+    Environ = Mapping[str, str]
+    S = TypeVar("S", bound="Settings")
 
 CONFIG_PORT, MANAGER_PORT, PEER_PORT = 65000, 65002, 65003
 WORKERS_MAX = 64
@@ -40,8 +31,6 @@ SOCKET_PATH_MAX = 100  # bytes; sockaddr_un holds 108, and daemons add a suffix 
 FILE_MAX = 1 << 20     # bytes of a settings file: far beyond any honest one
 
 BUILT_IN, SERVER, FLAG = "built-in", "config server", "flag"
-Environ = Mapping[str, str]
-S = TypeVar("S", bound="Settings")
 
 
 # ------------------------------------------------------------------------------ where things are
@@ -193,17 +182,24 @@ def each(parse: Callable[[str], str]) -> Callable[[str], Tuple[str, ...]]:
 
 
 # ------------------------------------------------------------------------------ the mechanism
-@dataclass(frozen=True)
 class Setting:
     """What one field is to people. `derive` computes a default that depends on the host."""
 
-    help: str
-    parse: Callable[[str], Any]
-    metavar: str
-    env: str
-    repeat: bool
-    derive: Optional[Callable[[Environ], Any]]
-    shown: str
+    name = ""
+
+    def __init__(self, default: Any, help: str, parse: Callable[[str], Any], metavar: str,
+                 **extra: Any) -> None:
+        self.default = default
+        self.help = help
+        self.parse = parse
+        self.metavar = metavar
+        self.repeat = isinstance(default, tuple)
+        self.env: str = extra.get("env", "")
+        self.derive: Optional[Callable[[Environ], Any]] = extra.get("derive")
+        self.shown: str = extra.get("shown", "")
+
+    def __set_name__(self, owner: Type[Settings], name: str) -> None:
+        self.name = name
 
 
 def setting(default: Any, help: str, parse: Callable[[str], Any] = str, metavar: str = "",
@@ -211,24 +207,34 @@ def setting(default: Any, help: str, parse: Callable[[str], Any] = str, metavar:
     """A field of a settings class. `extra`: `env` = a short variable name beside the regular one,
     `derive` = function of the environment that gives the default in `default`'s stead, `shown` =
     how `--help` words the default."""
-    return field(default=default, metadata={"setting": Setting(
-        help, parse, metavar, extra.get("env", ""), isinstance(default, tuple),
-        extra.get("derive"), extra.get("shown", ""))})
+    return Setting(default, help, parse, metavar, **extra)
 
 
-@dataclass(frozen=True)
 class Settings:
-    """Base of all roles' settings; `role` names the section and the variables."""
+    """Base of all roles' settings; `role` names the section and the variables. Frozen."""
 
-    origins: Dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    rejected: Tuple[str, ...] = field(default=(), compare=False, repr=False)
     role = ""
+    origins: Dict[str, str]
+    rejected: Tuple[str, ...]
+
+    def __init__(self, *, origins: Optional[Dict[str, str]] = None,
+                 rejected: Tuple[str, ...] = (), **values: Any) -> None:
+        own = {about.name: values.pop(about.name, about.default)
+               for about in settings_of(type(self))}
+        assert not values, f"{type(self).__name__} knows no {', '.join(values)}"
+        self.__dict__.update(own, origins=origins or {}, rejected=rejected)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} can't be changed")
+
+    def changed(self: S, **changes: Any) -> S:
+        """A copy with other values for some fields."""
+        return type(self)(**{**vars(self), **changes})
 
 
-def settings_of(role: Type[Settings]) -> Iterable[Tuple[Field[Any], Setting]]:
-    """(field, what it is to people) in the order of the class."""
-    return [(entry, entry.metadata["setting"]) for entry in fields(role)
-            if "setting" in entry.metadata]
+def settings_of(role: Type[Settings]) -> Iterable[Setting]:
+    """What each field is to people, in the order of the class."""
+    return [value for value in vars(role).values() if isinstance(value, Setting)]
 
 
 def key_of(name: str) -> str:
@@ -259,18 +265,18 @@ def add_flags(parser: argparse.ArgumentParser, role: Type[Settings],
     parser.add_argument("--settings", dest="settings_file", metavar="FILE",
                         help="read settings from FILE only, not from /etc/dfly/dfly.conf and "
                              "~/.config/dfly/dfly.conf")
-    for entry, about in settings_of(role):
-        names = [flag_of(entry.name), *(aliases or {}).get(entry.name, ())]
+    for about in settings_of(role):
+        names = [flag_of(about.name), *(aliases or {}).get(about.name, ())]
         shown = f" (default {about.shown})" if about.shown else ""
         help_text = about.help.replace("%", "%%") + shown.replace("%", "%%")
         if about.parse is parse_bool:
-            parser.add_argument(*names, dest=entry.name, action="store_const", const="yes",
+            parser.add_argument(*names, dest=about.name, action="store_const", const="yes",
                                 help=help_text)
         elif about.repeat:
-            parser.add_argument(*names, dest=entry.name, action="append",
+            parser.add_argument(*names, dest=about.name, action="append",
                                 metavar=about.metavar or "VALUE", help=help_text)
         else:
-            parser.add_argument(*names, dest=entry.name, metavar=about.metavar or "VALUE",
+            parser.add_argument(*names, dest=about.name, metavar=about.metavar or "VALUE",
                                 help=help_text)
 
 
@@ -283,9 +289,9 @@ def load(role: Type[S], args: object, environ: Optional[Environ] = None,
     for name, text, origin in _written(role, args, environ):
         values[name] = _parsed(role, name, text, origin)
         origins[name] = origin
-    for entry, about in settings_of(role):
-        if about.derive is not None and entry.name not in values:
-            values[entry.name] = about.derive(environ)
+    for about in settings_of(role):
+        if about.derive is not None and about.name not in values:
+            values[about.name] = about.derive(environ)
     settings = role(origins=origins, **values)
     return with_server_values(settings, server_values) if server_values else settings
 
@@ -295,20 +301,20 @@ def with_server_values(settings: S, values: Mapping[str, str]) -> S:
     that this version doesn't know are left alone: the server may be newer."""
     chosen: Dict[str, Any] = {}
     rejected: List[str] = []
-    for entry, about in settings_of(type(settings)):
-        text = values.get(key_of(entry.name))
-        if text is None or origin_of(settings, entry.name) not in (BUILT_IN, SERVER):
+    for about in settings_of(type(settings)):
+        text = values.get(key_of(about.name))
+        if text is None or origin_of(settings, about.name) not in (BUILT_IN, SERVER):
             continue
         try:
-            chosen[entry.name] = about.parse(text)
+            chosen[about.name] = about.parse(text)
         except UsageError as error:
-            rejected.append(printable(f"{key_of(entry.name)} from the config server: {error}"))
+            rejected.append(printable(f"{key_of(about.name)} from the config server: {error}"))
     origins = {**settings.origins, **dict.fromkeys(chosen, SERVER)}
-    return replace(settings, origins=origins, rejected=tuple(rejected), **chosen)
+    return settings.changed(origins=origins, rejected=tuple(rejected), **chosen)
 
 
 def _parsed(role: Type[Settings], name: str, text: str, origin: str) -> Any:
-    about = next(about for entry, about in settings_of(role) if entry.name == name)
+    about = next(about for about in settings_of(role) if about.name == name)
     try:
         return about.parse(text)
     except UsageError as error:
@@ -318,24 +324,24 @@ def _parsed(role: Type[Settings], name: str, text: str, origin: str) -> Any:
 def _written(role: Type[Settings], args: object,
              environ: Environ) -> Iterable[Tuple[str, str, str]]:
     """(field, text, origin) of all that was written down on this host, the weakest first."""
-    known = {key_of(entry.name): entry.name for entry, _ in settings_of(role)}
+    known = {key_of(about.name): about.name for about in settings_of(role)}
     for path in _files(args, environ):
         for key, text in read_file(path).get(role.role, {}).items():
             if key.replace("-", "_") not in known:
                 raise UsageError(f"{path}: [{role.role}] knows no setting {key!r}",
                                  "it knows " + " ".join(sorted(known)))
             yield known[key.replace("-", "_")], text, f"file {path}"
-    for entry, about in settings_of(role):
-        for variable in filter(None, (about.env, variable_of(role, entry.name))):
+    for about in settings_of(role):
+        for variable in filter(None, (about.env, variable_of(role, about.name))):
             text = environ.get(variable, "")
             # Kubernetes sets DFLY_PEER_PORT=tcp://... for a service that is called dfly-peer.
             if text and not text.startswith("tcp://"):
-                yield entry.name, text, f"environment {variable}"
-    for entry, _ in settings_of(role):
-        given = getattr(args, entry.name, None)
+                yield about.name, text, f"environment {variable}"
+    for about in settings_of(role):
+        given = getattr(args, about.name, None)
         if given is not None:
             text = ",".join(given) if isinstance(given, list) else str(given)
-            yield entry.name, text, f"flag {flag_of(entry.name)}"
+            yield about.name, text, f"flag {flag_of(about.name)}"
 
 
 # ------------------------------------------------------------------------------ files
@@ -385,7 +391,6 @@ _LISTEN = "address to listen on"
 _MANAGERS = "managers, the best first; may be repeated, or a comma list"
 
 
-@dataclass(frozen=True)
 class ServeSettings(Settings):
     """A cluster manager."""
 
@@ -427,7 +432,6 @@ class ServeSettings(Settings):
                              parse_at_least_one, "N", shown="20000")
 
 
-@dataclass(frozen=True)
 class PeerSettings(Settings):
     """The daemon of one host."""
 
@@ -462,7 +466,6 @@ class PeerSettings(Settings):
                                  parse_duration, "TIME", shown="0")
 
 
-@dataclass(frozen=True)
 class ConfigSettings(Settings):
     """A config server."""
 
@@ -477,7 +480,6 @@ class ConfigSettings(Settings):
                                     "FILE")
 
 
-@dataclass(frozen=True)
 class GetSettings(Settings):
     """What `dfly get` takes from files and the environment beside its flags."""
 

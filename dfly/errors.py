@@ -8,7 +8,9 @@ exit code; everything below it raises. An error that crosses the wire travels as
 """
 from __future__ import annotations
 
-from typing import Dict, Type
+TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
+if TYPE_CHECKING:
+    from typing import Dict, Type
 
 WHAT_MAX = 2_000  # characters of a message or hint kept from a remote: one screen of text
 

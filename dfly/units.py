@@ -16,9 +16,10 @@ GIB = 1024 * MIB
 
 _BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b|)\s*", re.IGNORECASE | re.ASCII)
-_BITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)bit(?:/s)?\s*", re.IGNORECASE | re.ASCII)
-_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d|)\s*", re.IGNORECASE | re.ASCII)
+_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b|)\s*"
+_BITS = r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)bit(?:/s)?\s*"
+_SPAN = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d|)\s*"
+_FLAGS = re.IGNORECASE | re.ASCII  # compiled when first used: `dfly get` rarely needs any
 _SPAN_S = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
            "h": 3600.0, "d": 86400.0}
 SIZE_MAX = 1 << 62  # keeps every sum of sizes within SQLite's and struct's signed 64 bits
@@ -26,7 +27,7 @@ SIZE_MAX = 1 << 62  # keeps every sum of sizes within SQLite's and struct's sign
 
 def parse_size(text: str) -> int:
     """Bytes from '64M' (1024s), '100MB' (1000s), '1.5GiB' or '4096'."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text, _FLAGS)
     if match is None:
         raise UsageError(f"not a size: {text!r}", "write it like 64M, 100MB or 1.5GiB")
     number, prefix, suffix = match.groups()
@@ -40,18 +41,18 @@ def parse_size(text: str) -> int:
 
 def parse_rate(text: str) -> float:
     """Bytes per second from '1gbit' (tc's bits) or '25MB', '2.5m' (bytes); '0' = unlimited."""
-    match = _BITS.fullmatch(text)
+    match = re.fullmatch(_BITS, text, _FLAGS)
     if match is not None:
         return float(match.group(1)) * _DECIMAL[match.group(2).lower()] / 8
     bare = re.sub(r"/s\s*$", "", text)
-    if _SIZE.fullmatch(bare) is None:
+    if re.fullmatch(_SIZE, bare, _FLAGS) is None:
         raise UsageError(f"not a rate: {text!r}", "write it like 100mbit, 25MB or 500k")
     return float(parse_size(bare))
 
 
 def parse_duration(text: str) -> float:
     """Seconds from '90', '250ms', '5min', '1.5h', '2d'."""
-    match = _SPAN.fullmatch(text)
+    match = re.fullmatch(_SPAN, text, _FLAGS)
     if match is None:
         raise UsageError(f"not a duration: {text!r}", "write it like 90, 250ms, 5min or 2h")
     return float(match.group(1)) * _SPAN_S[match.group(2).lower()]

@@ -78,19 +78,19 @@ def test_a_bad_value_of_a_config_server_is_left_out_and_told() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_setting_can_be_said_in_every_way(role: Type[Settings], tmp_path: Path) -> None:
     """One value per kind, through flag, variable and file."""
-    for entry, about in settings_of(role):
-        text = _example(about.parse, entry.default)
+    for about in settings_of(role):
+        text = _example(about.parse, about.default)
         value = about.parse(text)
         switch = about.parse is config.parse_bool
-        arguments = [flag_of(entry.name)] + ([] if switch else [text])
-        path = write(tmp_path / "c", f"[{role.role}]\n{config.key_of(entry.name)} = {text}\n")
+        arguments = [flag_of(about.name)] + ([] if switch else [text])
+        path = write(tmp_path / "c", f"[{role.role}]\n{config.key_of(about.name)} = {text}\n")
         ways: Dict[str, Settings] = {
             "flag": load(role, parsed(role, *arguments), {}),
-            "environment": load(role, SimpleNamespace(), {variable_of(role, entry.name): text}),
+            "environment": load(role, SimpleNamespace(), {variable_of(role, about.name): text}),
             "file": load(role, parsed(role, "--settings", path), {})}
         for way, settings in ways.items():
-            assert getattr(settings, entry.name) == value, (way, entry.name)
-            assert origin_of(settings, entry.name).startswith(way)
+            assert getattr(settings, about.name) == value, (way, about.name)
+            assert origin_of(settings, about.name).startswith(way)
 
 
 def _example(parse: Any, default: Any) -> str:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -95,7 +94,7 @@ def test_none_runs_so_one_is_started(host: Host) -> None:
 
 def test_none_is_started_if_that_was_forbidden(host: Host) -> None:
     with pytest.raises(NobodyThere, match="no peer daemon runs"):
-        ensure_daemon(replace(host.settings, no_start=True))
+        ensure_daemon(host.settings.changed(no_start=True))
     assert not (host.folder / "store").exists()
 
 
