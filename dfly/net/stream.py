@@ -15,7 +15,7 @@ import asyncio
 import errno
 import os
 import socket
-from typing import Any, Awaitable, Callable, List, Optional, Tuple
+from typing import Any, Awaitable, Callable, List, Optional, Tuple, Union
 
 from dfly.errors import DflyError, NetworkError, TlsError
 from dfly.net.tls import TlsSettings, client_context
@@ -179,6 +179,14 @@ class Stream:
             return self.sock.recv_into(view)
         except OSError as error:
             return self._verdict(error, WANT_READ)
+
+    def read_now(self, size: int) -> Union[bytes, int]:
+        """Up to `size` bytes received (b"" = the other side ended), or WANT_READ or WANT_WRITE."""
+        try:
+            return self.sock.recv(size)   # fresh bytes: nothing is held while thousands are idle
+        except OSError as error:
+            verdict = self._verdict(error, WANT_READ)
+            return verdict or b""
 
     def send_now(self, data: memoryview, more: bool = False) -> int:
         """Bytes sent, or WANT_READ or WANT_WRITE; `more`: the kernel may wait for what follows.

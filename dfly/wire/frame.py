@@ -12,6 +12,7 @@ from typing import List, Tuple
 from dfly.errors import ProtocolError
 
 HEADER = struct.Struct("!IH")
+HEADER_SIZE = HEADER.size
 BODY_MAX = 1 << 20  # bytes; the largest honest body is a piece set (128 KiB) or digests (512 KiB)
 
 
@@ -35,21 +36,25 @@ class FrameDecoder:
     def feed(self, data: bytes) -> List[Tuple[int, bytes]]:
         """The frames that `data` completes; FrameError for a length over the bound."""
         buffer = self._buffer
-        buffer += data
+        if buffer:
+            buffer += data
+        source = buffer or data   # whole frames are mostly cut out of what came, uncopied
         frames: List[Tuple[int, bytes]] = []
-        position = 0
-        while len(buffer) - position >= HEADER.size:
-            size, code = HEADER.unpack_from(buffer, position)
+        position, have = 0, len(source)
+        while have - position >= HEADER_SIZE:
+            size, code = HEADER.unpack_from(source, position)
             if size > self._body_max:
                 raise FrameError(f"a frame of {size} bytes (message {code}) is over the bound "
                                  f"of {self._body_max}")
-            end = position + HEADER.size + size
-            if end > len(buffer):
+            end = position + HEADER_SIZE + size
+            if end > have:
                 break
-            frames.append((code, bytes(buffer[position + HEADER.size:end])))
+            frames.append((code, bytes(source[position + HEADER_SIZE:end])))
             position = end
-        if position:
+        if source is buffer:
             del buffer[:position]
+        elif position < have:
+            buffer += data[position:]
         return frames
 
     @property

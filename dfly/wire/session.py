@@ -5,7 +5,7 @@ Sans-IO: `receive(data, now)` turns bytes into messages for the driver, `send()`
 
     peer      OPENING --Hello sent--> --Welcome--> OPEN;  Busy or Bye in its place: CLOSED
     manager   OPENING --Hello--> (driver answers Welcome, Busy or Bye)
-    both      OPEN: only the messages that the other role may send; Bye: CLOSED
+    both      OPEN: only the messages that the other role may send; Bye, Busy: CLOSED
     silence   each side pings after `heartbeat_s` without receiving, and gives the link up after
               three of them; OPENING must end within OPENING_S
 
@@ -68,12 +68,14 @@ _EITHER: FrozenSet[Type[Message]] = frozenset({Ping, Pong, Bye})
 MAY_SEND: Dict[Role, FrozenSet[Type[Message]]] = {
     Role.PEER: _EITHER | {Join, Offer, Have, Urgent, Leave, Stored, LeaseFailed},
     Role.MANAGER: _EITHER | {Accepted, Refused, Digests, Sized, Changed, TaskFailed, Parent,
-                             Lease, Revoke, Pace},
+                             Lease, Revoke, Pace, Busy},
 }
 OPENS: Dict[Role, FrozenSet[Type[Message]]] = {
     Role.PEER: frozenset({Hello, Bye}),
     Role.MANAGER: frozenset({Welcome, Busy, Bye}),
 }
+_ENDS: FrozenSet[Type[Message]] = frozenset({Busy, Bye})
+_SESSIONS_OWN: FrozenSet[Type[Message]] = _ENDS | {Ping, Pong, Hello, Welcome}
 
 
 class Session:
@@ -106,19 +108,22 @@ class Session:
             if self.state is State.CLOSED:
                 break  # whatever follows a Bye has no meaning
             message = decode(code, body)
-            self._check(message)
-            if isinstance(message, Ping):
-                self._queue(Pong(message.nonce))
-            elif not isinstance(message, Pong):
+            kind = type(message)
+            if kind not in self._table[self._other]:
+                raise ProtocolError(f"the {self._other.value} sent {kind.__name__} "
+                                    f"while the link was {self.state.value}")
+            if kind in _SESSIONS_OWN:
+                if isinstance(message, Ping):
+                    self._queue(Pong(message.nonce))
+                if isinstance(message, (Ping, Pong)):
+                    continue
                 self._follow(message)
-                messages.append(message)
+            messages.append(message)
         return messages
 
-    def _check(self, message: Message) -> None:
-        table = OPENS if self.state is State.OPENING else MAY_SEND
-        if type(message) not in table[self._other]:
-            raise ProtocolError(f"the {self._other.value} sent {type(message).__name__} "
-                                f"while the link was {self.state.value}")
+    @property
+    def _table(self) -> Dict[Role, FrozenSet[Type[Message]]]:
+        return OPENS if self.state is State.OPENING else MAY_SEND
 
     def _follow(self, message: Message) -> None:
         if isinstance(message, (Busy, Bye)):
@@ -141,13 +146,13 @@ class Session:
     # -------------------------------------------------------------------------- sending
     def send(self, message: Message) -> None:
         """Queue a message; what this role may not send now is our own mistake (assert)."""
-        table = OPENS if self.state is State.OPENING else MAY_SEND
-        assert type(message) in table[self.role], (self.role, self.state, message)
+        kind = type(message)
+        assert kind in self._table[self.role], (self.role, self.state, message)
         assert self.state is not State.CLOSED
         if isinstance(message, Welcome):
             self._open(message.heartbeat_s)
         self._queue(message)
-        if isinstance(message, (Busy, Bye)):
+        if kind in _ENDS:
             self.state = State.CLOSED
 
     def _queue(self, message: Message) -> None:
