@@ -2,7 +2,7 @@
 
 The floors of this package; imports go down only (tests/test_architecture.py holds them to it):
 
-    0 words      errors units clock digest task        values, of the standard library only
+    0 words      errors units clock digest names task  values, of the standard library only
     1 wire       wire/     bytes <-> values: frames, messages, session, HTTP/1.1; no I/O
     2 core       core/     decisions: deterministic machines; no clock, no randomness, no I/O
     3 adapters   net/ store/ source/                   the only code that touches the outside

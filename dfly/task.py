@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from dataclasses import dataclass, replace
-from typing import Iterable, Iterator, Match, Optional, Tuple
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from typing import Iterable, Iterator, Optional, Tuple
+from urllib.parse import unquote, urlunsplit
 
 from dfly.digest import Digest
-from dfly.errors import ProtocolError, UsageError
+from dfly.errors import ProtocolError
+from dfly.names import canonical_url, split_url
 from dfly.units import KIB, MIB
 
 PIECE_SIZE_MIN = 256 * KIB
@@ -23,12 +23,8 @@ PIECE_SIZE_MAX = 16 * MIB
 PIECES_WANTED = 1024     # the smallest piece size that keeps a task at this many or fewer
 PIECES_MAX = 1 << 20     # bound for what a remote may claim: 16 TiB in 16 MiB pieces
 INLINE_MAX = 64 * KIB    # a task up to this size rides in the answer to Join
-URL_MAX = 8_000          # characters; what common servers accept in a request line
 VERSION_MAX = 512        # bytes of a version on the wire
 
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_TASK_ID = re.compile(r"[0-9a-f]{64}")
 
 
 # ------------------------------------------------------------------------------ identity
@@ -67,57 +63,6 @@ def login_apart(spec: TaskSpec, headers: Tuple[Tuple[str, str], ...]
         headers += (("Authorization", f"Basic {basic}"),)
     place = parts.netloc.rpartition("@")[2]
     return replace(spec, url=urlunsplit(parts._replace(netloc=place))), headers
-
-
-def is_task_id(text: str) -> bool:
-    return _TASK_ID.fullmatch(text) is not None
-
-
-def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
-    """`url` in one spelling: lower-case scheme and host, no default port, no fragment, path
-    escapes normalised, user name and password removed, and without the query parameters named
-    in `filters`. The order of the other parameters is kept: servers may care."""
-    parts = split_url(url)
-    assert parts.hostname is not None
-    host = parts.hostname.lower()
-    if ":" in host:
-        host = f"[{host}]"
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    port = f":{parts.port}" if parts.port not in (None, default) else ""
-    path = _normal_escapes(parts.path) or "/"
-    query = "&".join(pair for pair in parts.query.split("&")
-                     if pair and unquote(pair.partition("=")[0]) not in filters)
-    return urlunsplit((parts.scheme, host + port, path, _normal_escapes(query), ""))
-
-
-def _normal_escapes(text: str) -> str:
-    """Percent-escapes in one spelling (RFC 3986 6.2.2): needless ones undone, hex upper-case,
-    anything not ASCII escaped. %2F stays: it isn't the same as a slash."""
-    def one(match: Match[str]) -> str:
-        char = chr(int(match.group(1), 16))
-        return char if char in _UNRESERVED else f"%{match.group(1).upper()}"
-    return quote(_ESCAPE.sub(one, text), safe="/:@!$&'()*+,;=~-._?%")
-
-
-def split_url(url: str) -> SplitResult:
-    """`urlsplit` that refuses what dfly can't fetch, in one line."""
-    if len(url) > URL_MAX:
-        raise UsageError(f"URL of {len(url)} characters", f"the longest is {URL_MAX}")
-    if any(c <= " " or c == "\x7f" for c in url):
-        raise UsageError(f"malformed URL {url!r}", "escape spaces and control characters (%20)")
-    if any("\ud800" <= c <= "\udfff" for c in url):   # from an argument that isn't UTF-8, or JSON
-        raise UsageError(f"malformed URL {url!r}", "escape what isn't UTF-8 (%FF)")
-    try:
-        parts = urlsplit(url)
-        port_fits = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise UsageError(f"malformed URL {url!r}", str(error)) from None
-    if parts.scheme not in ("http", "https"):
-        scheme = parts.scheme or "none"
-        raise UsageError(f"unknown scheme in URL {url!r} ({scheme})", "use http:// or https://")
-    if not parts.hostname or not port_fits:
-        raise UsageError(f"malformed URL {url!r}", "it names no host or no valid port")
-    return parts
 
 
 # ------------------------------------------------------------------------------ geometry

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from dfly.cli.local import Answer, ask
 from dfly.cli.target import Target, write_error
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
-from dfly.task import is_task_id
+from dfly.names import is_task_id
 
 Event = Dict[str, Any]
 

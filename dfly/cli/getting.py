@@ -15,7 +15,7 @@ from dfly.cli.target import Target, target_for
 from dfly.config import GetSettings, load
 from dfly.digest import Digest
 from dfly.errors import DflyError, UsageError, printable
-from dfly.task import split_url
+from dfly.names import split_url
 
 
 def get_all(args: argparse.Namespace) -> int:

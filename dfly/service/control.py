@@ -17,6 +17,7 @@ from dfly.clock import Clock
 from dfly.config import PeerSettings
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
+from dfly.names import canonical_url, is_task_id
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
 from dfly.service.download import TaskDownload
 from dfly.service.managers import Managers
@@ -25,7 +26,7 @@ from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.source.http import checked_headers
 from dfly.store import PieceStore
-from dfly.task import TaskSpec, canonical_url, is_task_id, login_apart, members, run_set
+from dfly.task import TaskSpec, login_apart, members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
 
 log = logging.getLogger("dfly.control")

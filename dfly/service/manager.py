@@ -21,6 +21,7 @@ from dfly.core import events as core
 from dfly.core.cost import LocalityCost, labels_of
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
+from dfly.names import canonical_url
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import (
     Answer,
@@ -45,7 +46,7 @@ from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
-from dfly.task import TaskSpec, canonical_url, count_of, full_set, login_apart, run_set, runs_of
+from dfly.task import TaskSpec, count_of, full_set, login_apart, run_set, runs_of
 from dfly.wire.messages import (
     DIGESTS_MAX,
     LINK_PROTOCOL,

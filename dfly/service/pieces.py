@@ -24,12 +24,13 @@ from functools import lru_cache
 from typing import Callable, Dict, Optional, Protocol, Sequence, Tuple
 
 from dfly.clock import Clock
+from dfly.names import is_task_id
 from dfly.net.http_server import PiecesBody, Request, Response, http_date, json_response
 from dfly.net.limiter import Limiter
 from dfly.net.serving import Quick, QuickAnswer
 from dfly.net.transfer import PiecesHeld
 from dfly.service.metrics import Metrics
-from dfly.task import is_task_id, run_set, set_to_bytes
+from dfly.task import run_set, set_to_bytes
 from dfly.wire.http11 import (
     VERSION_1_1,
     Headers,

@@ -30,6 +30,7 @@ from dfly.errors import (
     UsageError,
     printable,
 )
+from dfly.names import split_url
 from dfly.source import (
     RangesBroken,
     SourceChanged,
@@ -38,7 +39,6 @@ from dfly.source import (
     Version,
     shown_url,
 )
-from dfly.task import split_url
 from dfly.wire.http11 import (
     REASONS,
     Headers,

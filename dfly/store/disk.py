@@ -22,13 +22,14 @@ from typing import Deque, List, Optional, Set
 
 from dfly.clock import Clock
 from dfly.errors import DflyError, FileError
+from dfly.names import is_task_id
 from dfly.store import TaskRecord
 from dfly.store.eviction import Room, Tenant, choose_victims
 from dfly.store.flusher import Flusher
 from dfly.store.folder import host_id, make_file, own_folder, remove_folder, this_boot
 from dfly.store.index import Index, IndexDamaged, remove_database
 from dfly.store.piecefile import PieceFile, check_task_id, grow_in_steps, resumes
-from dfly.task import Geometry, is_task_id, members
+from dfly.task import Geometry, members
 
 COMMIT_PIECES = 64  # marks in one transaction, at most
 INDEX_ROOM = 1 << 20  # bytes of the disk left to the index: it must be able to say what is here

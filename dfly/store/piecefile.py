@@ -30,17 +30,9 @@ from dfly.errors import (
     ProtocolError,
     printable,
 )
+from dfly.names import is_task_id
 from dfly.store import GONE, Buffer, Watcher
-from dfly.task import (
-    PIECES_MAX,
-    Geometry,
-    count_of,
-    full_set,
-    is_task_id,
-    members,
-    run_set,
-    runs_of,
-)
+from dfly.task import PIECES_MAX, Geometry, count_of, full_set, members, run_set, runs_of
 from dfly.units import MIB, format_size
 
 GROWTH_SIZE = 64 * MIB  # an unknown length asks the store for room in steps of this

@@ -11,7 +11,8 @@ from typing import Any, Dict, List, Mapping, Tuple
 
 from dfly.digest import Digest
 from dfly.errors import ProtocolError, UsageError
-from dfly.task import PIECES_MAX, URL_MAX, TaskSpec, set_to_bytes
+from dfly.names import URL_MAX
+from dfly.task import PIECES_MAX, TaskSpec, set_to_bytes
 
 TEXT_MAX = 4_096         # bytes of one short text: names, labels, error lines
 JSON_MAX = 128 * 1024    # bytes of one JSON tail: a Join with 64 KiB of headers is the largest

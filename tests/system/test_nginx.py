@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Tuple
 
 import pytest
 
-from dfly.task import is_task_id
+from dfly.names import is_task_id
 from tests.cluster import REPO, Cluster, Role
 from tests.support import SourceServer
 from tests.system.scene import clean_cluster, content_of, sha256, start_get

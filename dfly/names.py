@@ -1,0 +1,87 @@
+"""What a content is called, as text: its URL in one spelling, its task id.
+
+The client of the daemon needs no more of tasks than this, and urllib only for a URL that isn't
+plain: so it is imported where it is used.
+"""
+from __future__ import annotations
+
+from dfly.errors import UsageError
+
+TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
+if TYPE_CHECKING:
+    from typing import Match, Tuple
+    from urllib.parse import SplitResult
+
+URL_MAX = 8_000          # characters; what common servers accept in a request line
+TASK_ID_SIZE = 64        # hex digits
+
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_PLAIN = _UNRESERVED | {"/", ":"}
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_task_id(text: str) -> bool:
+    return len(text) == TASK_ID_SIZE and _HEX.issuperset(text)
+
+
+def is_plain_url(url: str) -> bool:
+    """True for most URLs that dfly can fetch: a name, maybe a port, and a path without escapes,
+    query or fragment. Everything about such a one can be told without urllib."""
+    scheme, _, rest = url.partition("://")
+    place, _, path = rest.partition("/")
+    host, colon, port = place.partition(":")
+    return (scheme in ("http", "https") and host != "" and _PLAIN.issuperset(rest)
+            and ":" not in path and len(url) <= URL_MAX
+            and (not colon or (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535)))
+
+
+def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
+    """`url` in one spelling: lower-case scheme and host, no default port, no fragment, path
+    escapes normalised, user name and password removed, and without the query parameters named
+    in `filters`. The order of the other parameters is kept: servers may care."""
+    from urllib.parse import unquote, urlunsplit
+    parts = split_url(url)
+    assert parts.hostname is not None
+    host = parts.hostname.lower()
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    port = f":{parts.port}" if parts.port not in (None, default) else ""
+    path = _normal_escapes(parts.path) or "/"
+    query = "&".join(pair for pair in parts.query.split("&")
+                     if pair and unquote(pair.partition("=")[0]) not in filters)
+    return urlunsplit((parts.scheme, host + port, path, _normal_escapes(query), ""))
+
+
+def _normal_escapes(text: str) -> str:
+    """Percent-escapes in one spelling (RFC 3986 6.2.2): needless ones undone, hex upper-case,
+    anything not ASCII escaped. %2F stays: it isn't the same as a slash."""
+    import re
+    from urllib.parse import quote
+
+    def one(match: Match[str]) -> str:
+        char = chr(int(match.group(1), 16))
+        return char if char in _UNRESERVED else f"%{match.group(1).upper()}"
+    return quote(re.sub("%([0-9A-Fa-f]{2})", one, text), safe="/:@!$&'()*+,;=~-._?%")
+
+
+def split_url(url: str) -> SplitResult:
+    """`urlsplit` that refuses what dfly can't fetch, in one line."""
+    from urllib.parse import urlsplit
+    if len(url) > URL_MAX:
+        raise UsageError(f"URL of {len(url)} characters", f"the longest is {URL_MAX}")
+    if any(c <= " " or c == "\x7f" for c in url):
+        raise UsageError(f"malformed URL {url!r}", "escape spaces and control characters (%20)")
+    if any("\ud800" <= c <= "\udfff" for c in url):   # from an argument that isn't UTF-8, or JSON
+        raise UsageError(f"malformed URL {url!r}", "escape what isn't UTF-8 (%FF)")
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise UsageError(f"malformed URL {url!r}", str(error)) from None
+    if parts.scheme not in ("http", "https"):
+        scheme = parts.scheme or "none"
+        raise UsageError(f"unknown scheme in URL {url!r} ({scheme})", "use http:// or https://")
+    if not parts.hostname or not port_fits:
+        raise UsageError(f"malformed URL {url!r}", "it names no host or no valid port")
+    return parts
