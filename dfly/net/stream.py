@@ -15,6 +15,7 @@ import asyncio
 import errno
 import os
 import socket
+from functools import lru_cache
 from typing import Any, Awaitable, Callable, List, Optional, Tuple, Union
 
 from dfly.errors import DflyError, NetworkError, TlsError
@@ -102,6 +103,27 @@ class Stream:
                 await stream._start_tls(tls, host, deadline)
             return stream
         raise failure
+
+    @classmethod
+    def connecting(cls, host: str, port: int) -> Stream:
+        """A connection to a numeric address that is being made: sending wants to wait until it
+        stands, or says why it can't. NetworkError if that is known at once."""
+        found = numeric_address(host, port)
+        assert found is not None, host
+        where = f"{_bracketed(host)}:{port}"
+        try:
+            sock = socket.socket(found[0], socket.SOCK_STREAM)
+        except OSError as error:
+            raise network_error(where, error) from None
+        stream = cls(sock, (host, port))
+        try:
+            sock.connect(found[1])
+        except BlockingIOError:
+            pass  # as expected
+        except OSError as error:
+            stream.close()
+            raise network_error(where, error) from None
+        return stream
 
     @classmethod
     async def connect_unix(cls, path: str, timeout_s: float = 10.0) -> Stream:
@@ -446,9 +468,9 @@ def _remote_of(sock: socket.socket) -> Tuple[str, int]:
 async def _resolve(host: str, port: int, family: int, where: str,
                    deadline: float) -> List[Tuple[int, Any]]:
     """(family, address) pairs of a name; a numeric address costs no thread."""
-    for kind, shape in ((socket.AF_INET, (host, port)), (socket.AF_INET6, (host, port, 0, 0))):
-        if family in (0, kind) and _is_numeric(kind, host):
-            return [(kind, shape)]
+    numeric = numeric_address(host, port)
+    if numeric is not None and family in (0, numeric[0]):
+        return [numeric]
     loop = asyncio.get_running_loop()
     asked: Awaitable[List[Any]] = loop.getaddrinfo(host, port, family=family,
                                                    type=socket.SOCK_STREAM)
@@ -462,6 +484,15 @@ async def _resolve(host: str, port: int, family: int, where: str,
     except UnicodeError:
         raise NetworkError(f"{where}: not a host name") from None
     return [(entry[0], entry[4]) for entry in found]
+
+
+@lru_cache(maxsize=1024)   # asked for with every new connection
+def numeric_address(host: str, port: int) -> Optional[Tuple[int, Any]]:
+    """(family, address) of a host that needs no looking up; None for a name."""
+    for kind, shape in ((socket.AF_INET, (host, port)), (socket.AF_INET6, (host, port, 0, 0))):
+        if _is_numeric(kind, host):
+            return kind, shape
+    return None
 
 
 def _is_numeric(family: int, host: str) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Optional, Sequence, Set, Type
+from typing import Callable, Dict, Optional, Sequence, Type
 
 from dfly.clock import Clock
 from dfly.core import download as core
@@ -24,6 +24,7 @@ from dfly.errors import (
     ServerError,
     error_from_wire,
 )
+from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
 from dfly.service.ingest import Ingest, held_state
@@ -34,18 +35,17 @@ from dfly.service.managers import (
     SwarmMessage,
 )
 from dfly.service.metrics import Metrics
-from dfly.service.origins import MANAGER, PEERS, Carrying, OriginSink, Received
-from dfly.service.parents import ParentFailed, Parents
+from dfly.service.origins import MANAGER, PEERS, Carrying, Received
+from dfly.service.parents import Parents
+from dfly.service.runs import Runs
 from dfly.service.runtime import Tasks
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
-from dfly.store.sink import PieceMismatch, PieceSink
 from dfly.wire.messages import (
     Accepted,
     Changed,
     Digests,
-    Failure,
     Join,
     Lease,
     Offer,
@@ -55,8 +55,6 @@ from dfly.wire.messages import (
 )
 
 log = logging.getLogger("dfly.download")
-
-PARENT_IDLE_S = 15.0    # for the next bytes of a run; a parent may itself be waiting for them
 
 # Errors that a manager has itself and this host need not: with its network, its disk.
 MANAGERS_OWN = (NetworkError, NoSpace, FileError)
@@ -68,6 +66,7 @@ class Means:
 
     store: PieceStore
     client: HttpClient
+    lines: Lines
     managers: Managers
     metrics: Metrics
     clock: Clock
@@ -96,10 +95,10 @@ class TaskDownload:
                                       may_use_source=not wish.no_source, rng=means.rng)
         self._limit = Limiter(wish.limit_bps)
         self._limits = (*means.limits, self._limit)
-        self._parents = Parents(means.client, file)
-        self._runs: "Dict[int, asyncio.Task[None]]" = {}
-        self._expired: Set[int] = set()     # runs cancelled by their deadline
+        self._parents = Parents(means.client, means.lines, file)
         self._carrying = Carrying()
+        self._runs = Runs(file, self._parents, self._carrying, self._limits, self._step,
+                          means.metrics)
         self._tasks = Tasks(log)
         self._source: "Optional[asyncio.Task[None]]" = None
         self._ingest: Optional[Ingest] = None
@@ -108,6 +107,7 @@ class TaskDownload:
         self._swarm = 0
         self._lost = asyncio.Event()
         self._timer: Optional[asyncio.TimerHandle] = None
+        self._due: Optional[float] = None     # what it is set to
         self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
             core.FetchRun: self._fetch_run, core.StopRun: self._stop_run,
             core.TellStored: self._tell_stored, core.TellFailed: self._tell_failed,
@@ -194,6 +194,7 @@ class TaskDownload:
             self._timer.cancel()
         self._leave()
         await self._tasks.stop()
+        await self._runs.end()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -207,19 +208,25 @@ class TaskDownload:
     def _step(self, event: core.Event) -> None:
         for effect in self._machine.step(event, self._means.clock.now()):
             self._handlers[type(effect)](effect)
+        due = self._machine.deadline()
+        if due != self._due:
+            self._set_timer(due)
+
+    def _set_timer(self, due: Optional[float]) -> None:
+        self._due = due
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._machine.deadline()
         if due is not None:
-            delay = max(0.0, due - self._means.clock.now())
-            self._timer = self._loop.call_later(delay, self._step, core.TimePassed())
+            delay_s = max(0.0, due - self._means.clock.now())
+            self._timer = self._loop.call_later(delay_s, self._on_time)
+
+    def _on_time(self) -> None:
+        self._due = None   # whatever is due next, the timer must be set for it
+        self._step(core.TimePassed())
 
     def _from_any_thread(self, piece: int) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._on_file, piece, self._carrying.origin)
-        except RuntimeError:
-            return  # the loop has ended; so has everything that this would be news for
+        self._means.lines.mailbox.post(self._on_file, piece, self._carrying.origin)
 
     def _on_file(self, piece: int, origin: str) -> None:
         if piece != GONE:
@@ -408,71 +415,12 @@ class TaskDownload:
 
     # ----------------------------------------------------------------------------- runs
     def _fetch_run(self, effect: core.FetchRun) -> None:
-        self._runs[effect.run] = self._tasks.start(self._carry_run(effect))
+        by_manager = (self._link is not None
+                      and self._parents.addresses[effect.parent] == self._link.address)
+        self._runs.begin(effect, self.token, MANAGER if by_manager else PEERS)
 
     def _stop_run(self, effect: core.StopRun) -> None:
-        task = self._runs.pop(effect.run, None)
-        if task is not None:
-            task.cancel()
-
-    async def _carry_run(self, effect: core.FetchRun) -> None:
-        ended = core.RunEnded(effect.run)
-        timer = self._loop.call_later(effect.deadline_s, self._expire, effect.run)
-        try:
-            await self._receive_run(effect)
-        except asyncio.CancelledError:
-            if effect.run not in self._expired:
-                raise
-            ended = core.RunEnded(effect.run, Failure.TIMEOUT, self._first_missing(effect),
-                                  f"not done within {effect.deadline_s:.0f} s")
-        except PieceMismatch as error:
-            self._means.metrics.add("dfly_bad_pieces_total")
-            log.warning("a parent sent a bad piece: %s", error)
-            ended = core.RunEnded(effect.run, Failure.BAD_DIGEST, error.piece_index, error.what)
-        except (NoSpace, FileError) as error:
-            self._runs.pop(effect.run, None)
-            self._step(core.Doomed(error))
-            return
-        except DflyError as error:
-            failure = error.failure if isinstance(error, ParentFailed) else Failure.BROKEN
-            ended = core.RunEnded(effect.run, failure, self._first_missing(effect), error.what)
-        except Exception as error:   # the run is over, whatever it was: the machine must know
-            log.exception("a run failed")
-            ended = core.RunEnded(effect.run, Failure.BROKEN, self._first_missing(effect),
-                                  repr(error))
-        finally:
-            timer.cancel()
-            self._expired.discard(effect.run)
-        self._runs.pop(effect.run, None)
-        self._step(ended)
-
-    def _expire(self, run: int) -> None:
-        """The run's deadline has come."""
-        task = self._runs.get(run)
-        if task is not None:
-            self._expired.add(run)
-            task.cancel()
-
-    def _first_missing(self, effect: core.FetchRun) -> int:
-        for piece in range(effect.first, effect.first + effect.count):
-            if not self.file.have >> piece & 1:
-                return piece
-        return effect.first + effect.count - 1
-
-    async def _receive_run(self, effect: core.FetchRun) -> None:
-        """Fetch a run from its parent; pieces are reported as the store marks them."""
-        geometry = self.file.geometry
-        address = self._parents.addresses[effect.parent]
-        start, stop = geometry.start(effect.first), geometry.stop(effect.first + effect.count - 1)
-        response = await self._parents.ask_for(address, self.token, start, stop)
-        try:
-            by_manager = self._link is not None and address == self._link.address
-            sink = PieceSink(self.file, effect.first, expected=True, on_piece=lambda _: None)
-            await response.receive(
-                OriginSink(sink, self._carrying, MANAGER if by_manager else PEERS),
-                self._limits, PARENT_IDLE_S)
-        finally:
-            response.release()
+        self._runs.stop(effect.run)
 
     # ---------------------------------------------------------------- without a manager
     def _ask_parent(self, effect: core.AskParent) -> None:

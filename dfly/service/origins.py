@@ -67,8 +67,11 @@ class OriginSink:
         self._origin = origin
 
     def feed(self, view: memoryview) -> None:
-        with self._carrying.by(self._origin):
+        self._carrying.origin = self._origin
+        try:
             self._sink.feed(view)
+        finally:
+            self._carrying.origin = SOURCE
 
     def finish(self) -> None:
         with self._carrying.by(self._origin):

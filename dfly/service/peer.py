@@ -25,6 +25,7 @@ from dfly.config import (
 )
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, NetworkError, NoManager, ProtocolError
+from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
 from dfly.net.limiter import Limiter
@@ -79,6 +80,7 @@ class Peer:
         """Serve until `stop`, a POST /v1/stop, or idleness; then put everything away."""
         self.movers.start(asyncio.get_running_loop())
         self._client = HttpClient(self.movers, per_host=32)
+        self._lines = Lines(self.movers)
         pieces = PieceServer(self._served, self.metrics, (self._upload,),
                              self.settings.upload_slots * UPLOADS_PER_SLOT)
         self._pieces = pieces
@@ -108,6 +110,7 @@ class Peer:
         for server in servers:
             await server.close(1.0)
         await self._client.close()
+        await self._lines.close()
         self.movers.stop()
         self.store.close()
 
@@ -250,8 +253,8 @@ class Peer:
         return None
 
     def _begin(self, wish: Wish, file: TaskFile) -> TaskDownload:
-        means = Means(self.store, self._client, self.managers, self.metrics, self.clock,
-                      self._rng, (self._download,), self._ingest)
+        means = Means(self.store, self._client, self._lines, self.managers, self.metrics,
+                      self.clock, self._rng, (self._download,), self._ingest)
         download = TaskDownload(means, wish, file)
         self._downloads[file.task_id] = download
         return download

@@ -4,12 +4,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from types import SimpleNamespace
 from typing import Any, List, Tuple
 
 import pytest
 
 from dfly.clock import Clock
 from dfly.errors import DflyError
+from dfly.net.mailbox import Mailbox
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
@@ -45,7 +47,9 @@ def download_of(length: int) -> Tuple[TaskDownload, Any]:
     """A download that nobody leads yet, and its file in a store in memory."""
     store: Any = MemoryStore()
     nothing: Any = None
-    means = Means(store, nothing, nothing, Metrics(), Clock(), random.Random(1), (), nothing)
+    lines: Any = SimpleNamespace(mailbox=Mailbox(asyncio.get_running_loop()))
+    means = Means(store, nothing, lines, nothing, Metrics(), Clock(), random.Random(1), (),
+                  nothing)
     file = store.open(SPEC.task_id, "v", Geometry(length, MIB))
     return TaskDownload(means, Wish(SPEC), file), file
 
