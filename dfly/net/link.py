@@ -23,11 +23,35 @@ BYE_S = 1.0               # how long a parting word may take
 _NOTHING = memoryview(b"")
 
 
-class Link:
-    """One control link. `run()` serves it to its end; `send()` may be called meanwhile."""
+class Backlog:
+    """Bytes unsent on many links together: over `most`, a link may leave only `fair` of its own."""
 
-    def __init__(self, stream: Stream, session: Session, clock: Clock) -> None:
+    __slots__ = ("_fair", "_most", "size")
+
+    def __init__(self, most: int, fair: int) -> None:
+        self.size = 0
+        self._most = most
+        self._fair = fair
+
+    @property
+    def full(self) -> bool:
+        return self.size > self._most
+
+    def allows(self, own: int) -> bool:
+        """May a link leave so many bytes unsent?"""
+        return own <= SEND_QUEUE_MAX and (self.size <= self._most or own <= self._fair)
+
+
+class Link:
+    """One control link. `run()` serves it to its end; `send()` may be called meanwhile.
+
+    `backlog` is shared with other links, which then are bounded together, too."""
+
+    def __init__(self, stream: Stream, session: Session, clock: Clock,
+                 backlog: Optional[Backlog] = None) -> None:
         self.session = session
+        self._backlog = backlog or Backlog(SEND_QUEUE_MAX, SEND_QUEUE_MAX)
+        self._counted = 0          # of the backlog: this link's
         self.remote = stream.remote
         self._stream = stream
         self._clock = clock
@@ -46,11 +70,6 @@ class Link:
     @property
     def is_open(self) -> bool:
         return self.session.state is State.OPEN and self._error is None
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait to be sent."""
-        return self.session.queued + len(self._rest)
 
     async def run(self, handle: Callable[[Message], None]) -> None:
         """Read until the link ends. A Bye or Busy ends it quietly (after `handle` saw it);
@@ -72,6 +91,7 @@ class Link:
             if early:
                 self._take_in(early)
             await self._ended
+            await self._close(linger=True)
         except ProtocolError as error:
             self._say_bye(error)
             raise
@@ -83,13 +103,18 @@ class Link:
     def send(self, message: Message) -> None:
         """Queue a message; on a link that has ended it is dropped (the end is being handled)."""
         session = self.session
-        if session.state is State.CLOSED or self._error is not None:
+        if session.is_closed or self._error is not None:
             return
         session.send(message)
-        if session.queued + len(self._rest) > SEND_QUEUE_MAX:
+        if session.is_closed:   # that was the last word
+            self._end(None)
+        unsent = session.queued + len(self._rest)
+        if self._writing:
+            self._count(unsent)
+        if not self._backlog.allows(unsent):
             self.abort(NetworkError(f"{self._name()} reads too slowly: "
-                                    f"{SEND_QUEUE_MAX >> 20} MiB wait to be sent"))
-        elif not self._flush_due:
+                                    f"{unsent >> 10} KiB wait to be sent"))
+        elif not self._flush_due and not self._writing:
             self._flush_due = True   # at the end of this turn of the loop
             self._loop.call_soon(self._flush)
 
@@ -116,6 +141,7 @@ class Link:
         """Handle the messages that `data` completes; whatever fails ends the link."""
         session, handle = self.session, self._handle
         was_open = session.state is State.OPEN
+        self._flush_due = True   # below
         try:
             for message in session.receive(data, self._clock.now()):
                 handle(message)
@@ -126,8 +152,7 @@ class Link:
             self._end(None)
         elif not was_open and session.state is State.OPEN:
             self._set_timer()   # from now on silence counts
-        if session.queued and not self._flush_due:
-            self._flush()
+        self._flush()
 
     def _end(self, error: Optional[Exception]) -> None:
         """`run()` goes on, and raises `error`; only the first end counts."""
@@ -147,21 +172,27 @@ class Link:
         if self._descriptor < 0 or self._writing:
             return
         try:
-            while True:
-                if not self._rest:
-                    self._rest = memoryview(self.session.take())
-                    if not self._rest:
-                        break
-                sent = self._stream.send_now(self._rest)
-                if sent < 0:
-                    self._watch(reading=self._reading, writing=True)
-                    return
-                self._rest = self._rest[sent:]
+            self._send_rest()
         except DflyError as error:
             self._rest = _NOTHING
             self.abort(error)
-        if self._drained is not None and not self._drained.done():
+        self._count(self.session.queued + len(self._rest))
+        if self._drained is not None and not self._writing and not self._drained.done():
             self._drained.set_result(None)
+
+    def _count(self, unsent: int) -> None:
+        self._backlog.size += unsent - self._counted
+        self._counted = unsent
+
+    def _send_rest(self) -> None:
+        while self._rest or self.session.queued:
+            if not self._rest:
+                self._rest = memoryview(self.session.take())
+            sent = self._stream.send_now(self._rest)
+            if sent < 0:
+                self._watch(reading=self._reading, writing=True)
+                return
+            self._rest = self._rest[sent:]
 
     def _on_writable(self) -> None:
         self._watch(reading=self._reading, writing=False)
@@ -185,17 +216,24 @@ class Link:
             else:
                 loop.remove_writer(descriptor)
 
-    async def _close(self) -> None:
-        """Let a last message (Bye, Busy) leave, but not for long; then the connection ends."""
+    async def _close(self, linger: bool = False) -> None:
+        """Let a last message (Bye, Busy) leave, but not for long; then the connection ends.
+        `linger`: so that it arrives though the other side may still be sending."""
+        if self._descriptor < 0:
+            return
         try:
             self._watch(reading=False, writing=self._writing)
             self._flush()
             if self._writing:
                 self._drained = self._loop.create_future()
                 await asyncio.wait({self._drained}, timeout=BYE_S)
+            self._watch(reading=False, writing=False)
+            if linger:
+                await self._stream.finish()
         finally:
             self._watch(reading=False, writing=False)
             self._descriptor = -1
+            self._count(0)
             self._stream.close()
 
     # ----------------------------------------------------------------------------- inside

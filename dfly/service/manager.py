@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, field
+from collections import deque
 from ipaddress import ip_address, ip_network
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type
+from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type
 
 from dfly import __version__
 from dfly.clock import Clock
 from dfly.config import ServeSettings, join_address
 from dfly.core import events as core
-from dfly.core.cost import LocalityCost, labels_of
+from dfly.core.cost import LocalityCost
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
 from dfly.names import canonical_url
@@ -37,7 +37,17 @@ from dfly.net.link import Link
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream
 from dfly.service.config_server import Registrar, Registry
+from dfly.service.hostlinks import (
+    DigestNews,
+    HostLink,
+    Member,
+    location_labels,
+    note_parent,
+    size_of,
+    slots_of,
+)
 from dfly.service.ingest import Ingest, IngestLimits
+from dfly.service.load import Load
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served, task_asked_for
 from dfly.service.runtime import Ready, Tasks, run_role
@@ -48,13 +58,11 @@ from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
 from dfly.task import TaskSpec, count_of, full_set, login_apart, run_set, runs_of
 from dfly.wire.messages import (
-    DIGESTS_MAX,
     LINK_PROTOCOL,
     STREAMING,
     Accepted,
     Busy,
     Changed,
-    Digests,
     Have,
     Hello,
     Join,
@@ -80,41 +88,10 @@ log = logging.getLogger("dfly.manager")
 JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
-LABELS_MAX = 16
 QUARANTINED_MAX = 10_000     # host ids remembered
-BUSY_RETRY_S = 5.0
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
-LAG_EVERY_S = 0.1
-LAG_SMOOTHING = 0.2
-DIGESTS_EVERY = 64           # pieces from the source after which all members hear digests
 UPLOADS_PER_SLOT = 8         # bodies served at once, per upload slot
-SLOTS_USUAL = 16
-SLOTS_FACT_MAX = 1_000       # no host may claim more upload slots
-
-
-@dataclass
-class Member:
-    """A host in a swarm: which digests it was told, and which it has leases for without."""
-
-    told: int = 0      # piece set
-    awaits: int = 0    # piece set
-
-
-@dataclass
-class HostLink:
-    """One peer on its link."""
-
-    number: int
-    link: Link
-    hello: Optional[Hello] = None
-    address: str = ""
-    labels: Tuple[str, ...] = ()
-    parents: Set[int] = field(default_factory=lambda: {core.SEED})   # told on this link
-    swarms: Dict[int, Member] = field(default_factory=dict)
-    offers: Set[str] = field(default_factory=set)   # task ids
-    offered: int = 0   # bytes of their piece sets
-    joins: int = 0
 
 
 class Manager:
@@ -134,12 +111,15 @@ class Manager:
         self._quarantined: Dict[bytes, None] = {}   # host ids, the oldest first
         self._next_host = core.SEED + 1
         self._offers: Dict[str, Dict[int, Offer]] = {}   # task id -> host -> offer, not yet taken
-        self._rules = [(ip_network(cidr, strict=False), _labels(where)) for cidr, _, where
+        self._rules = [(ip_network(cidr, strict=False), location_labels(where)) for cidr, _, where
                        in (rule.partition("=") for rule in settings.location_rules)]
         self._timer: Optional[asyncio.TimerHandle] = None
-        self._lag_timer: Optional[asyncio.TimerHandle] = None
+        self._timer_at = 0.0
         self._deciding = False
-        self._pending: List[core.Event] = []
+        self._pending: Deque[core.Event] = deque()
+        self._load = Load(lambda lag_s: self.decide(core.ManagerLagged(lag_s)),
+                          lambda: self._scheduler.active_leases > 0, self._rng)
+        self._news = DigestNews(self._hosts)
         self._tasks = Tasks(log)
         self.store = DiskStore(settings.store, quota=settings.quota)
         self.movers = Movers()
@@ -166,7 +146,7 @@ class Manager:
         loop = asyncio.get_running_loop()
         self.movers.start(loop)
         self._client = HttpClient(self.movers, per_host=32)
-        self.decide(core.HostJoined(core.SEED, _labels(self.settings.location),
+        self.decide(core.HostJoined(core.SEED, location_labels(self.settings.location),
                                     self.settings.upload_slots))
         quick = None if self.settings.workers else self._pieces.quick   # workers come first
         server = HttpServer(self._on_request, self.movers, quick=quick,
@@ -177,7 +157,6 @@ class Manager:
             self._start_workers(server)
             await registrar.start(self.port, self._tasks)
             self._tasks.start(self._tend())
-            self._watch_lag(0.0, loop.time())
             log.info("dfly %s manager %s: port %d, store %s", __version__, self.settings.name,
                      self.port, self.settings.store)
             ready(join_address(self.settings.listen, self.port))
@@ -186,9 +165,10 @@ class Manager:
             await self._put_away(server)
 
     async def _put_away(self, server: HttpServer) -> None:
-        for timer in (self._timer, self._lag_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._load.stop()
+        self._news.stop()
         await self._tasks.stop()
         for host in list(self._hosts.values()):
             host.link.abort(NetworkError("the manager stops"))
@@ -207,14 +187,6 @@ class Manager:
                                   settings.upload_limit_bps)
             self._workers = Workers(limits, self._spawn, server.adopt, self.metrics)
             self._workers.start()
-
-    def _watch_lag(self, lag_s: float, due: float) -> None:
-        """Once in LAG_EVERY_S: how late this loop runs, smoothed, for the scheduler to heed."""
-        loop = asyncio.get_running_loop()
-        lag_s += LAG_SMOOTHING * (max(0.0, loop.time() - due) - lag_s)
-        again = loop.time() + LAG_EVERY_S
-        self._lag_timer = loop.call_at(again, self._watch_lag, lag_s, again)
-        self.decide(core.ManagerLagged(lag_s))
 
     async def _tend(self) -> None:
         while True:
@@ -236,33 +208,40 @@ class Manager:
         self._deciding = True
         try:
             while self._pending:
-                for order in self._scheduler.step(self._pending.pop(0), self.clock.now()):
+                for order in self._scheduler.step(self._pending.popleft(), self.clock.now()):
                     self._orders[type(order)](order)
         finally:
             self._deciding = False
             self._set_timer()   # whatever failed, the leases under way go on being watched
 
     def _set_timer(self) -> None:
+        """Be woken at the scheduler's deadline. One that has moved to later leaves the timer as
+        it is: most do, with every report."""
         due = self._scheduler.deadline()
+        if due is None or self._timer is not None and self._timer_at <= due:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            delay = max(0.0, due - self.clock.now())
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(delay, self.decide, core.TimePassed())
+        self._timer_at = due
+        delay = max(0.0, due - self.clock.now())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.decide(core.TimePassed())
 
     def _grant(self, order: core.Grant) -> None:
         host, task = self._hosts.get(order.child), self.swarms.of_swarm(order.swarm)
         if host is None or task is None:
             return  # gone while the order was on its way
         self.metrics.add("dfly_leases_total")
+        self._load.watch()
         if order.parent not in host.parents:
             parent = self._hosts[order.parent]
             assert parent.hello is not None
-            host.parents.add(order.parent)
+            note_parent(host, order.parent, self._hosts)
             host.link.send(Parent(order.parent, parent.hello.port, parent.address))
-        self._tell_digests_of(host, task, run_set(order.first, order.count))
+        self._news.tell_of(host, task, run_set(order.first, order.count))
         host.link.send(Lease(order.lease, order.swarm, order.parent, order.first, order.count,
                              order.deadline_s))
 
@@ -289,10 +268,12 @@ class Manager:
 
     # ----------------------------------------------------------------------------- links
     async def _serve_link(self, stream: Stream) -> None:
-        link = Link(stream, Session(Role.MANAGER, self.clock.now()), self.clock)
+        link = Link(stream, Session(Role.MANAGER, self.clock.now()), self.clock,
+                    self._load.backlog)
         host = HostLink(self._next_host, link, address=stream.remote[0])
         self._next_host += 1
         self._hosts[host.number] = host
+        self._load.watch()
         try:
             await link.run(lambda message: self._on_message(host, message))
         except ProtocolError as error:
@@ -306,8 +287,6 @@ class Manager:
 
     def _lose(self, host: HostLink) -> None:
         del self._hosts[host.number]
-        for other in self._hosts.values():
-            other.parents.discard(host.number)
         for task_id in host.offers:
             self._offers[task_id].pop(host.number, None)
             if not self._offers[task_id]:
@@ -326,18 +305,24 @@ class Manager:
 
     def _on_hello(self, host: HostLink, hello: Hello) -> None:
         if len(self._hosts) > self.settings.links_max:
-            self.metrics.add("dfly_links_refused_total", reason="full")
-            retry_s = BUSY_RETRY_S * self._rng.uniform(0.5, 1.5)
-            host.link.send(Busy(retry_s, f"this manager has its {self.settings.links_max} peers"))
+            self._send_away(host, "full", f"this manager has its {self.settings.links_max} peers")
+            return
+        if self._load.excess:
+            self._send_away(host, "overload", self._load.excess)
             return
         host.hello = hello
         host.address = hello.address or host.address
-        host.labels = _labels(hello.location) or self._labels_by_rule(host.address)
+        host.labels = location_labels(hello.location) or self._labels_by_rule(host.address)
         trusted = hello.host_id not in self._quarantined
         batch_s = max(self.settings.batch_s, self._scheduler.batch_s)
         host.link.send(Welcome(self.settings.name, self.settings.heartbeat_s, batch_s))
         self.decide(core.HostJoined(host.number, (*host.labels, host.address),
-                                    _slots(hello), trusted))
+                                    slots_of(hello), trusted))
+
+    def _send_away(self, host: HostLink, reason: str, why: str) -> None:
+        """The host must come back later: its link ends."""
+        self.metrics.add("dfly_links_refused_total", reason=reason)
+        host.link.send(Busy(self._load.retry_s(), why))
 
     def _labels_by_rule(self, address: str) -> Tuple[str, ...]:
         try:
@@ -352,10 +337,14 @@ class Manager:
             host.link.send(refusal(join.request, NetworkError(
                 "too many joins of this host wait for their sources", "try again")))
             return
+        if self._load.joins_full:
+            self._send_away(host, "overload", self._load.excess)
+            return
         host.joins += 1
-        self._tasks.start(self._admit(host, join))
+        size = self._load.join_waits(sum(len(name) + len(value) for name, value in join.headers))
+        self._tasks.start(self._admit(host, join, size))
 
-    async def _admit(self, host: HostLink, join: Join) -> None:
+    async def _admit(self, host: HostLink, join: Join, size: int) -> None:
         try:
             # What can't be fetched is refused in one line.
             spec, headers = login_apart(join.spec, join.headers)
@@ -365,6 +354,7 @@ class Manager:
             return
         finally:
             host.joins -= 1
+            self._load.join_ends(size)
         if host.number not in self._hosts or task.error is not None:
             host.link.send(refusal(join.request, task.error or NetworkError("the link ended")))
             return
@@ -395,7 +385,7 @@ class Manager:
             return  # it has everything, and nobody needs it as a parent
         host.swarms.setdefault(task.swarm, Member())
         task.members.add(host.number)
-        self._tell_digests(host, task)
+        self._news.tell(host, task)
         first = None
         if urgent:
             first = next((first for first, _ in runs_of(~held & full_set(
@@ -403,13 +393,13 @@ class Manager:
         self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first))
 
     def _on_offer(self, host: HostLink, offer: Offer) -> None:
-        size = _size_of(offer)
+        size = size_of(offer)
         if len(host.offers) >= OFFERS_MAX or host.offered + size > OFFERED_MAX:
             return
         offers = self._offers.setdefault(offer.task_id, {})
         before = offers.get(host.number)
         host.offers.add(offer.task_id)
-        host.offered += size - (_size_of(before) if before is not None else 0)
+        host.offered += size - (size_of(before) if before is not None else 0)
         offers[host.number] = offer
         task = self.swarms.of_task(offer.task_id)
         if task is not None:
@@ -423,7 +413,7 @@ class Manager:
         for number, offer in self._offers.pop(task.task_id, {}).items():
             host = self._hosts[number]
             host.offers.discard(task.task_id)
-            host.offered -= _size_of(offer)
+            host.offered -= size_of(offer)
             if (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length)):
@@ -464,44 +454,7 @@ class Manager:
 
     # --------------------------------------------------------------- news of tasks (Audience)
     def digests_grew(self, task: LedTask) -> None:
-        """A piece came from the source. Who has a lease for it hears its digest at once; who
-        hasn't will with his lease, or with every so many pieces, or when all are here: so that
-        nobody is lost for long if this manager goes."""
-        known = task.file.known
-        if task.file.complete or count_of(known) % DIGESTS_EVERY == 0:
-            for number in task.members:
-                self._tell_digests(self._hosts[number], task)
-            task.awaiting.clear()
-        for number in list(task.awaiting):
-            host = self._hosts[number]
-            member = host.swarms[task.swarm]
-            if member.awaits & known:
-                self._tell_digests(host, task)
-                if not member.awaits:
-                    task.awaiting.discard(number)
-
-    def _tell_digests_of(self, host: HostLink, task: LedTask, pieces: int) -> None:
-        """See that the host knows these pieces' digests, now or as soon as there are any."""
-        member = host.swarms.get(task.swarm)
-        if member is None or not pieces & ~member.told:
-            return
-        self._tell_digests(host, task)
-        member.awaits |= pieces & ~member.told
-        if member.awaits:
-            task.awaiting.add(host.number)
-
-    def _tell_digests(self, host: HostLink, task: LedTask) -> None:
-        """All digests that there are and the host doesn't know."""
-        member = host.swarms.get(task.swarm)
-        if member is None:
-            return
-        known = task.file.known
-        for first, count in runs_of(known & ~member.told):
-            for start in range(first, first + count, DIGESTS_MAX):
-                some = min(DIGESTS_MAX, first + count - start)
-                host.link.send(Digests(task.swarm, start, task.file.digests(start, some)))
-        member.told = known
-        member.awaits &= ~known
+        self._news.grew(task)
 
     def sized(self, task: LedTask) -> None:
         length = task.file.geometry.length
@@ -510,6 +463,7 @@ class Manager:
             self._hosts[number].link.send(Sized(task.swarm, length))
 
     def closed(self, task: LedTask) -> None:
+        self._news.forget(task)
         if self._workers is not None:
             self._workers.forget(task.task_id)
         self.decide(core.SwarmClosed(task.swarm))
@@ -595,24 +549,6 @@ class Manager:
             "pieces": task.file.geometry.piece_count, "pieces_seeded": count_of(task.file.have),
             "peers": len(task.members), "source_bytes": task.source_bytes, "state": task.state,
         }
-
-
-def _labels(location: str) -> Tuple[str, ...]:
-    """A location's labels, as many as count."""
-    return labels_of(location)[:LABELS_MAX]
-
-
-def _size_of(offer: Offer) -> int:
-    """Bytes that the piece set of an offer takes while it waits."""
-    return offer.have.bit_length() // 8
-
-
-def _slots(hello: Hello) -> int:
-    """Upload slots that a host claims, within reason."""
-    claimed = hello.facts.get("upload_slots", SLOTS_USUAL)
-    if not isinstance(claimed, int) or isinstance(claimed, bool):
-        return SLOTS_USUAL
-    return max(0, min(claimed, SLOTS_FACT_MAX))
 
 
 def run(settings: ServeSettings, ready: Callable[[str], None], spawn: Spawn) -> int:

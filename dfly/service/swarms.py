@@ -65,6 +65,7 @@ class LedTask:
     source_bytes: int = 0
     members: Set[int] = field(default_factory=set)     # hosts
     awaiting: Set[int] = field(default_factory=set)    # those with leases on undigested pieces
+    news_for_all: bool = False     # digests that those without leases on them haven't heard of
     used_at: float = 0.0
 
     @property

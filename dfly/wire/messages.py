@@ -142,7 +142,8 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class Busy(Message):
-    """Manager to peer: not now; come back after `retry_after_s` (with jitter)."""
+    """Manager to peer, in Welcome's place or later: not now; come back after `retry_after_s`
+    (with jitter). The link ends."""
 
     retry_after_s: float
     reason: str = ""
@@ -338,8 +339,13 @@ class Digests(Message):
     fixed: ClassVar[struct.Struct] = struct.Struct("!II")
 
     def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.swarm, self.first)
-                          + put_bytes(self.digests, DIGESTS_MAX * SHA256_SIZE))
+        """The frame, made once: the same digests are told to thousands of hosts."""
+        frame: Optional[bytes] = self.__dict__.get("_frame")
+        if frame is None:
+            frame = pack_frame(self.code, self.fixed.pack(self.swarm, self.first)
+                               + put_bytes(self.digests, DIGESTS_MAX * SHA256_SIZE))
+            self.__dict__["_frame"] = frame
+        return frame
 
     @classmethod
     def decode_body(cls, body: bytes) -> Digests:

@@ -122,6 +122,10 @@ class Session:
         return messages
 
     @property
+    def is_closed(self) -> bool:
+        return self.state is State.CLOSED
+
+    @property
     def _table(self) -> Dict[Role, FrozenSet[Type[Message]]]:
         return OPENS if self.state is State.OPENING else MAY_SEND
 
