@@ -51,8 +51,8 @@ from dfly.wire.http11 import (
     keep_alive,
 )
 
-BACKLOG = 1_024         # connections the kernel holds for us: a whole swarm may come at once
-ACCEPTS_MAX = 64        # connections taken in one turn of the loop
+BACKLOG = 4_096         # connections the kernel holds for us: a whole swarm may come at once
+ACCEPTS_MAX = 256       # connections taken in one turn of the loop
 ACCEPT_PAUSE_S = 0.5    # when descriptors ran out; nothing tells when there are some again
 REFUSED_MAX = 64        # connections over the bound that are told so; more are just closed
 RETRY_AFTER_S = 2       # what they are told
