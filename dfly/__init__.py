@@ -9,7 +9,7 @@ The floors of this package; imports go down only (tests/test_architecture.py hol
     4 services   config.py service/                    config server, manager, peer
     5 cli        cli/      the command line: a table of commands, each imported only when run
       side       sim/      the second driver of core, in virtual time; floors 0-2 only
-      start      __main__.py codecache.py              how the zipapp comes up
+      start      __main__.py codecache.py codesave.py  how the zipapp comes up
 
 Only __version__ may live in this file: every start of dfly pays for what it imports.
 """

@@ -7,8 +7,8 @@ running it, so the folder must be ours alone (0700, not a link), and files are r
 descriptor that was checked. Anything that doesn't fit means "compile it again", never an error.
 
 The zip is read through a descriptor opened at the start: a daemon goes on when the executable is
-replaced under it. This file itself is compiled at each start and must stay small and import only
-what the interpreter has loaded already.
+replaced under it. This file itself is compiled at each start: it must stay small, import only
+what the interpreter has loaded already, and leave to codesave.py what is rarely needed.
 """
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ import sys
 import zipimport
 import zlib
 from importlib.machinery import ModuleSpec
-from types import CodeType, ModuleType
-from typing import Any, Dict, Optional, Sequence, Tuple
+
+TYPE_CHECKING = False  # typing's own costs each start 5 ms
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+    from typing import Any, Dict, Optional, Sequence, Tuple
 
 BUILD_ID_FILE = "dfly/build_id"  # build.py writes it: a hash of all that is in the zip
-FOLDERS_MAX = 12  # newest kept: a few Pythons times a few builds, some hundred KB each
 _DIRECTORIES = "_zip_directory_cache"  # zipimport's, the same since Python 2.3
+_SAVER = "dfly.codesave"
 
 
 class Archive:
@@ -55,99 +58,25 @@ class Archive:
         return data
 
 
-class CodeFolder:
-    """Marshalled code by module name, in a folder that only this user can have written."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @classmethod
-    def open(cls, base: str, build: str) -> Optional[CodeFolder]:
-        """The folder for this build on this interpreter; None if there can't be a safe one."""
-        tag = sys.implementation.cache_tag
-        if tag is None:
-            return None
-        name = f"{build}-{tag}-{sys.hexversion:x}-{sys.flags.optimize}"
-        path = os.path.join(base, "dfly", "code")
-        try:
-            if not os.path.isdir(os.path.join(path, name)):
-                _make(path, name)
-                _prune(path)
-            fd = os.open(os.path.join(path, name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            return None  # no home, read-only, someone else's: run without a cache
-        state = os.fstat(fd)
-        if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
-            os.close(fd)
-            return None
-        return cls(fd)
-
-    def load(self, name: str) -> Optional[CodeType]:
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._fd)
-            with open(fd, "rb") as file:
-                data = file.read()
-            if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "big"):
-                code = marshal.loads(data[4:])
-                return code if isinstance(code, CodeType) else None
-        except (OSError, ValueError, EOFError, TypeError):
-            return None  # absent or damaged: the caller compiles again
-        return None
-
-    def save(self, name: str, code: CodeType) -> None:
-        data = marshal.dumps(code)
-        temporary = f".{name}.{os.getpid()}"
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd)
-            with open(fd, "wb") as file:
-                file.write(zlib.crc32(data).to_bytes(4, "big") + data)
-            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        except OSError:
-            return  # disk full, folder gone: the next start compiles again
-
-
-def _make(path: str, name: str) -> None:
-    """Make path/name, unless what it would lie in is another user's: as root by sudo, HOME is
-    still the user's, and a folder of root's there would only be in that user's way."""
-    above = path
-    while not os.path.isdir(above):
-        above = os.path.dirname(above)
-    if os.stat(above).st_uid != os.geteuid():
-        raise PermissionError(above)
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
-
-
-def _prune(path: str) -> None:
-    """Remove the folders that were written to longest ago, beyond FOLDERS_MAX."""
-    folders = [os.path.join(path, name) for name in os.listdir(path)]
-    for folder in sorted(folders, key=lambda folder: -os.lstat(folder).st_mtime)[FOLDERS_MAX:]:
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
-
-
 class Finder:
     """Finds and loads `dfly.*`: one object is finder and loader of all of them. It has the methods
-    of both without their base classes: importing importlib.abc costs more than dfly's own start."""
+    of both without their base classes: importing importlib.abc costs more than dfly's own start.
+    `folder` = descriptor of the folder of compiled code; -1: without one."""
 
-    def __init__(self, archive: Archive, folder: Optional[CodeFolder]) -> None:
+    def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._folder = folder
+        self.folder = -1
 
     def find_spec(self, name: str, path: Optional[Sequence[str]] = None,
                   target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
-        if not name.startswith("dfly."):
-            return None
-        inside = self._inside(name)
+        inside = self._inside(name) if name.startswith("dfly.") else None
         if inside is None:
             return None
-        origin = os.path.join(self._archive.path, inside)
-        package = self.is_package(name)
+        origin = f"{self._archive.path}/{inside}"
         loader: Any = self
-        spec = ModuleSpec(name, loader, origin=origin, is_package=package)
+        spec = ModuleSpec(name, loader, origin=origin, is_package=self.is_package(name))
         spec.has_location = True
-        if package:
+        if spec.submodule_search_locations is not None:
             spec.submodule_search_locations = [os.path.dirname(origin)]
         return spec
 
@@ -158,15 +87,28 @@ class Finder:
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name: str) -> CodeType:
-        code = self._folder.load(name) if self._folder else None
+        code = self._kept(name) if self.folder >= 0 else None
         if code is None:
             # The name stands in tracebacks. It doesn't say where the zip is, so that the code is
             # good wherever the file goes; linecache finds the lines by get_source().
             code = compile(self.get_source(name), f"<dfly>/{self._inside(name)}", "exec",
                            dont_inherit=True)
-            if self._folder and not sys.dont_write_bytecode:
-                self._folder.save(name, code)
+            if self.folder >= 0 and not sys.dont_write_bytecode and name != _SAVER:
+                from dfly.codesave import save
+                save(self.folder, name, code)
         return code
+
+    def _kept(self, name: str) -> Optional[CodeType]:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder)
+            with open(fd, "rb", buffering=0) as file:
+                data = file.read()
+            if zlib.crc32(memoryview(data)[4:]) == int.from_bytes(data[:4], "big"):
+                code = marshal.loads(memoryview(data)[4:])
+                return code if hasattr(code, "co_code") else None
+        except (OSError, ValueError, EOFError, TypeError):
+            return None  # absent or damaged: the caller compiles again
+        return None
 
     def get_source(self, name: str) -> str:
         inside = self._inside(name)
@@ -189,6 +131,31 @@ class Finder:
         return None
 
 
+def code_folder(base: str, build: str) -> int:
+    """Descriptor of the folder for this build on this interpreter; -1 if there can't be a safe
+    one: no home, read-only, someone else's."""
+    tag = sys.implementation.cache_tag
+    if tag is None or not os.path.isabs(base):
+        return -1
+    name = f"{build}-{tag}-{sys.hexversion:x}-{sys.flags.optimize}"
+    path = os.path.join(base, "dfly", "code")
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        try:
+            fd = os.open(os.path.join(path, name), flags)
+        except FileNotFoundError:
+            from dfly.codesave import make
+            make(path, name)
+            fd = os.open(os.path.join(path, name), flags)
+    except OSError:
+        return -1
+    state = os.fstat(fd)
+    if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
+        os.close(fd)
+        return -1
+    return fd
+
+
 def install(archive_path: str) -> None:
     """Put the finder in front, if `archive_path` is a zip that build.py made."""
     try:
@@ -197,16 +164,15 @@ def install(archive_path: str) -> None:
         return  # not started from a zip, or an interpreter that keeps its directory elsewhere
     if BUILD_ID_FILE not in archive:
         return
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    # Without HOME, and for a user id without an entry in passwd, "~" stays as it is.
-    build = archive.read(BUILD_ID_FILE).decode("ascii").strip()
-    folder = CodeFolder.open(base, build) if os.path.isabs(base) else None
-    finder: Any = Finder(archive, folder)
+    finder: Any = Finder(archive)
     sys.meta_path.insert(0, finder)
     dfly = sys.modules["dfly"]  # zipimport loaded it, maybe by a path that a chdir makes wrong
     dfly.__path__[:] = [os.path.join(archive.path, "dfly")]
     dfly.__file__ = os.path.join(archive.path, "dfly", "__init__.py")
     if dfly.__spec__ is not None:
         dfly.__spec__.loader = finder
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    # Without HOME, and for a user id without an entry in passwd, "~" stays as it is.
+    finder.folder = code_folder(base, archive.read(BUILD_ID_FILE).decode("ascii").strip())

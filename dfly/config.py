@@ -19,11 +19,27 @@ from dfly.units import parse_duration, parse_rate, parse_size
 
 TYPE_CHECKING = False  # `dfly get` reads this at each start: typing and dataclasses cost it 10 ms
 if TYPE_CHECKING:
-    import argparse
-    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
+    from typing import (
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        List,
+        Mapping,
+        Optional,
+        Protocol,
+        Tuple,
+        Type,
+        TypeVar,
+    )
 
     Environ = Mapping[str, str]
     S = TypeVar("S", bound="Settings")
+
+    class Options(Protocol):
+        """Whatever takes options as argparse does."""
+
+        def add_argument(self, *names: str, **about: Any) -> Any: ...
 
 CONFIG_PORT, MANAGER_PORT, PEER_PORT = 65000, 65002, 65003
 WORKERS_MAX = 64
@@ -258,7 +274,7 @@ def origin_of(settings: Settings, name: str) -> str:
     return settings.origins.get(name, BUILT_IN)
 
 
-def add_flags(parser: argparse.ArgumentParser, role: Type[Settings],
+def add_flags(parser: Options, role: Type[Settings],
               aliases: Optional[Mapping[str, Tuple[str, ...]]] = None) -> None:
     """Every setting of `role` as a flag, plus --settings. Values stay text until `load`, so that
     one place reads them whatever they came from."""

@@ -33,7 +33,8 @@ FLOORS: Dict[str, Tuple[str, ...]] = {
     "service": (*WORDS, "wire", "core", "net", "store", "source", "config"),
     "cli": (*WORDS, "wire", "core", "net", "store", "source", "config", "service", "sim"),
     "sim": (*WORDS, "wire", "core"),
-    "codecache": (),
+    "codesave": (),
+    "codecache": ("codesave",),
     "__main__": ("codecache", "cli"),
 }
 # Words that the design bans from names, because they mean nothing or something else.

@@ -9,34 +9,36 @@ import errno
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Protocol, Tuple, cast
 
 from dfly import __version__
 from dfly.errors import DflyError, FileError, UsageError, printable
 
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    import argparse
+    from typing import Any, Dict, List, Optional, Protocol, Tuple
 
-    from dfly.cli.parser import CommandParser
+    from dfly.cli.parser import Arguments, CommandParser
+
+    class CommandModule(Protocol):
+        """What each module of a command offers; its docstring's first line opens its --help."""
+
+        __doc__: Optional[str]
+
+        def add_arguments(self, parser: CommandParser) -> None: ...
+
+        def run(self, args: Arguments) -> int: ...
 
 INTERRUPTED = 130   # 128 + SIGINT, as shells count
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF)
 PIPE_CLOSED = 141   # 128 + SIGPIPE: who read our output has left
 
 
-class Command(NamedTuple):
-    module: str
-    summary: str
+class Command:
+    """A command: the module that does it, and what it is in a few words."""
 
-
-class CommandModule(Protocol):
-    """What each module of a command offers; its docstring's first line opens its --help."""
-
-    __doc__: Optional[str]
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, args: argparse.Namespace) -> int: ...
+    def __init__(self, module: str, summary: str) -> None:
+        self.module = module
+        self.summary = summary
 
 
 COMMANDS: Dict[str, Command] = {
@@ -108,7 +110,7 @@ def _dispatch(argv: List[str]) -> int:
         raise UsageError(f"no option {name}", "see dfly --help")
     module, parser = parser_for(name)
     try:
-        args = parser.parse_intermixed_args(rest)
+        args = parser.parse(rest)
     except SystemExit as done:  # argparse ends so after --help, and only then
         return int(done.code or 0)
     try:
@@ -134,7 +136,7 @@ def parser_for(name: str) -> Tuple[CommandModule, CommandParser]:
         raise UsageError(f"no command {name!r}",
                          f"did you mean {near[0]!r}?" if near else "see dfly --help")
     from dfly.cli.parser import CommandParser
-    module = cast(CommandModule, importlib.import_module(COMMANDS[name].module))
+    module: Any = importlib.import_module(COMMANDS[name].module)
     summary = (module.__doc__ or "").strip().split("\n\n")[0]
     parser = CommandParser(prog=f"dfly {name}", description=summary)
     module.add_arguments(parser)

@@ -11,13 +11,16 @@ import fcntl
 import os
 import sys
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.parser import Arguments
 from dfly.cli.ready import wait_ready
 from dfly.config import GetSettings, PeerSettings, load, private_dir
 from dfly.errors import DflyError, FileError
+
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 IDLE_EXIT = "5min"         # a daemon that nobody asked for by name leaves after that long
 START_TIMEOUT_S = 30.0
@@ -75,8 +78,8 @@ def _lock(path: str) -> Iterator[None]:
 
 
 def _start(settings: GetSettings) -> None:
-    wanted = SimpleNamespace(socket=settings.socket, store=settings.store or None,
-                             manager=list(settings.manager) or None)
+    wanted = Arguments(socket=settings.socket, store=settings.store or None,
+                       manager=list(settings.manager) or None)
     store = load(PeerSettings, wanted).store  # as the daemon will see it: its log goes there
     command, variables = program()
     command += ["peer", "--socket", settings.socket, "--store", store, "--idle-exit", IDLE_EXIT]

@@ -5,13 +5,13 @@ its lock.
 """
 from __future__ import annotations
 
-import argparse
 import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, List, Protocol
 
 from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.table import print_json, table
 from dfly.config import PeerSettings, load
 from dfly.errors import DflyError, UsageError, printable
@@ -70,7 +70,7 @@ class StoreCache:
         return list(members(self._store.verify(task_id)))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("action", choices=("ls", "verify", "rm"), help="ls lists, verify hashes "
                         "every piece again, rm removes")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="a task's id, its first digits, "
@@ -81,10 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="DIR", help="the store to open if no daemon runs")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.action != "ls" and not args.tasks and not args.all:
         raise UsageError(f"cache {args.action} needs a TASK, or --all")
-    settings = load(PeerSettings, argparse.Namespace(socket=args.socket, store=args.store))
+    settings = load(PeerSettings, Arguments(socket=args.socket, store=args.store))
     with _opened(settings) as cache:
         records = cache.records()
         chosen = records if args.all or not args.tasks else [

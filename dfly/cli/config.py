@@ -5,19 +5,19 @@ runs, so that `dfly help config` stays quick.
 """
 from __future__ import annotations
 
-import argparse
 from typing import Callable
 
+from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.ready import add_ready_flag, run_role
 from dfly.config import ConfigSettings, add_flags, load
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     add_flags(parser, ConfigSettings)
     add_ready_flag(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     def serve(ready: Callable[[str], None]) -> int:
         settings = load(ConfigSettings, args)
         from dfly.service import config_server, runtime

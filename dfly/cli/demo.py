@@ -6,7 +6,6 @@ file left it. All processes are ended and the folder is removed, whatever happen
 """
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from dfly.cli.autostart import program
 from dfly.cli.local import ask_json
+from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.progress import ORIGINS
 from dfly.cli.ready import add_ready_flag, run_role, wait_ready
 from dfly.cli.table import print_json, table
@@ -112,7 +112,7 @@ class Cluster:
                 process.wait()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--hosts", default="8", metavar="N", help="hosts to play (default 8)")
     parser.add_argument("--size", default="64M", metavar="SIZE", help="size of the file that all "
                         "of them download (default 64M)")
@@ -125,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ready_flag(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.source_only is not None:
         if not os.path.isdir(args.source_only):
             raise FileError(f"{args.source_only} is no folder", "name one by --source-only")
@@ -168,7 +168,7 @@ def _cluster(keep: bool, needed: int) -> Iterator[Cluster]:
             signal.signal(number, handler)
 
 
-def _play(cluster: Cluster, args: argparse.Namespace, hosts: int, size: int) -> int:
+def _play(cluster: Cluster, args: Arguments, hosts: int, size: int) -> int:
     _say(args, f"starting a source, a config server, a manager and {hosts} hosts")
     digest = _make_source(cluster, size)
     source = _up(cluster.start("source", ["demo", "--source-only", cluster.path("source")]),
@@ -256,7 +256,7 @@ def _sha256(path: str) -> str:
     return seal.hexdigest()
 
 
-def _report(args: argparse.Namespace, rows: List[Row], duration_s: float, size: int,
+def _report(args: Arguments, rows: List[Row], duration_s: float, size: int,
             source_bytes: int) -> int:
     copies = source_bytes / size
     intact = sum(row.intact for row in rows)
@@ -283,6 +283,6 @@ def _row_json(row: Row) -> Dict[str, Any]:
             "error": row.error, **{f"from_{origin}": size for origin, size in row.shares.items()}}
 
 
-def _say(args: argparse.Namespace, text: str) -> None:
+def _say(args: Arguments, text: str) -> None:
     if not args.json:
         sys.stderr.write(f"dfly: {text}\n")

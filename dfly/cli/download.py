@@ -7,34 +7,40 @@ hard link or copy where this user can read it, else its content comes through th
 from __future__ import annotations
 
 import os
-import sys
-import threading
-from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, Optional, Tuple
 
 from dfly.cli.local import Answer, ask
 from dfly.cli.target import Target, write_error
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.names import is_task_id
 
-Event = Dict[str, Any]
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional, Tuple
+
+    from dfly.cli.copier import Copier
+
+    Event = Dict[str, Any]
 
 
-@dataclass(frozen=True)
 class Request:
-    """What POST /v1/get takes, by the same names (dfly(7), local interface)."""
+    """What POST /v1/get takes, by the same names (dfly(7), local interface). `digest` names the
+    content (sha256:...), `check` is another digest, checked at the end."""
 
-    url: str
-    tag: str = ""
-    filters: Tuple[str, ...] = ()
-    digest: str = ""      # sha256:..., names the content
-    check: str = ""       # another digest, checked at the end
-    headers: Tuple[Tuple[str, str], ...] = ()
-    no_source: bool = False
-    limit_bps: float = 0.0
-    timeout_s: float = 30.0
-    tries: int = 20
-    streaming: bool = False
+    def __init__(self, url: str, *, tag: str = "", filters: Tuple[str, ...] = (), digest: str = "",
+                 check: str = "", headers: Tuple[Tuple[str, str], ...] = (),
+                 no_source: bool = False, limit_bps: float = 0.0, timeout_s: float = 30.0,
+                 tries: int = 20, streaming: bool = False) -> None:
+        self.url = url
+        self.tag = tag
+        self.filters = filters
+        self.digest = digest
+        self.check = check
+        self.headers = headers
+        self.no_source = no_source
+        self.limit_bps = limit_bps
+        self.timeout_s = timeout_s
+        self.tries = tries
+        self.streaming = streaming
 
 
 class Download:
@@ -49,12 +55,37 @@ class Download:
         """Download and deliver; (path or '-', the done event). Every event goes to `on_event`
         on the way. Leaving early, by whatever exception, ends the download in the daemon; the
         pieces that came stay there."""
-        with ask(self._socket_path, "POST", "/v1/get", asdict(self.request),
-                 timeout_s=None).check() as answer:
-            if self.target is None:
+        if self.target is None:
+            with self._begin() as answer:
                 return "-", self._stream(answer, on_event)
+        done, fd = self.fetch(on_event)
+        return self.deliver(done, fd), done
+
+    def fetch(self, on_event: Callable[[Event], None]) -> Tuple[Event, int]:
+        """The first half of `run`, for a target that is a file: have the content in the daemon's
+        store. (The done event, its file or -1 where only the daemon can read it), for
+        `deliver`."""
+        with self._begin() as answer:
             done = self._follow(answer, on_event)
-            return self._deliver(done, self.target), done
+            path = done.get("path")
+            if not isinstance(path, str) or not path:
+                return done, -1
+            try:
+                return done, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return done, -1  # another user's daemon, or it's gone: the socket still has it
+
+    def deliver(self, done: Event, fd: int) -> str:
+        """Put the content where it belongs; its final name. Closes `fd`."""
+        assert self.target is not None
+        if fd < 0:
+            return self._copy_through_socket(done, self.target)
+        with open(fd, "rb"):
+            return self.target.put(str(done["path"]), fd)
+
+    def _begin(self) -> Answer:
+        return ask(self._socket_path, "POST", "/v1/get", vars(self.request),
+                   timeout_s=None).check()
 
     def _follow(self, answer: Answer, on_event: Callable[[Event], None],
                 on_accepted: Optional[Callable[[str], None]] = None) -> Event:
@@ -75,18 +106,6 @@ class Download:
                            "repeat the command: the pieces that came are kept")
 
     # ------------------------------------------------------------------------ to a file
-    def _deliver(self, done: Event, target: Target) -> str:
-        path = done.get("path")
-        if isinstance(path, str) and path:
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                fd = -1  # another user's daemon, or the file is gone: the socket still has it
-            if fd >= 0:
-                with open(fd, "rb"):
-                    return target.put(path, fd)
-        return self._copy_through_socket(done, target)
-
     def _copy_through_socket(self, done: Event, target: Target) -> str:
         with target.temporary() as temporary, self._content(_task_id(done)) as answer:
             try:
@@ -102,11 +121,12 @@ class Download:
     def _stream(self, answer: Answer, on_event: Callable[[Event], None]) -> Event:
         """Content on its own thread, so that a slow reader of our output never keeps the daemon
         waiting with its events, and Ctrl-C reaches the main thread at once."""
-        copier: Optional[_Copier] = None
+        from dfly.cli.copier import Copier
+        copier: Optional[Copier] = None
 
         def start(task_id: str) -> None:
             nonlocal copier
-            copier = _Copier(self._content(task_id), answer)
+            copier = Copier(self._content(task_id), answer)
             copier.start()
 
         try:
@@ -127,39 +147,6 @@ class Download:
     def _content(self, task_id: str) -> Answer:
         return ask(self._socket_path, "GET", f"/v1/tasks/{task_id}/content",
                    timeout_s=None).check()
-
-
-class _Copier(threading.Thread):
-    """Copies one answer to standard output; cuts the events off if that can't go on."""
-
-    def __init__(self, content: Answer, events: Answer) -> None:
-        super().__init__(daemon=True)
-        self.size = 0
-        self.error: Optional[BaseException] = None
-        self._content = content
-        self._events = events
-
-    def run(self) -> None:
-        output = sys.stdout.fileno()
-        try:
-            with self._content:
-                for part in self._content.parts():
-                    _write_all(output, part)
-                    self.size += len(part)
-        except BrokenPipeError as error:
-            self.error = error
-        except OSError as error:
-            self.error = write_error("standard output", error)
-        except DflyError as error:
-            self.error = error
-            return  # the events will tell better why the content ended
-        if self.error is not None:
-            self._events.cut()
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while len(data):
-        data = data[os.write(fd, data):]
 
 
 def _task_id(event: Event) -> str:

@@ -4,14 +4,13 @@ Only the options are here, so that `dfly help get` stays quick; getting.py does 
 """
 from __future__ import annotations
 
-import argparse
-
+from dfly.cli.parser import Arguments, CommandParser
 from dfly.config import GetSettings, add_flags
 
 ALIASES = {"no_source": ("--notbs",), "timeout_s": ("-T",), "tries": ("-t",)}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("urls", nargs="+", metavar="URL", help="what to download")
     parser.add_argument("-O", "--output-document", dest="output", metavar="FILE",
                         help="write to FILE, replacing it; - is standard output, in order while "
@@ -33,6 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, GetSettings, ALIASES)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     from dfly.cli.getting import get_all
     return get_all(args)

@@ -1,17 +1,111 @@
-"""The parser of one command's options: argparse that raises UsageError and abbreviates nothing."""
+"""The parser of one command's options: argparse's, with UsageErrors and without abbreviations.
+
+Loading and filling argparse costs a start more than most commands do, so the options are written
+down first. A command line that is plain (options by their whole names, no value that looks like an
+option) is read from those notes; any other, and each that is wrong or asks for help, is argparse's.
+Both come to the same values wherever the first gives any: a test holds them to it.
+"""
 from __future__ import annotations
 
-import argparse
-from typing import NoReturn
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Dict, List, Optional, Tuple
 
-from dfly.errors import UsageError
+
+class Arguments:
+    """What was parsed: an attribute for each option and argument, as argparse's Namespace."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        return f"Arguments({vars(self)!r})"
 
 
-class CommandParser(argparse.ArgumentParser):
+class CommandParser:
     """An abbreviation that works today would break the day a longer option is added; so none."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._prog = prog
+        self._description = description
+        self._notes: List[Tuple[Tuple[str, ...], Dict[str, Any]]] = []
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"see dfly help {self.prog.split()[-1]}")
+    def add_argument(self, *names: str, **about: Any) -> None:
+        """As argparse's."""
+        self._notes.append((names, about))
+
+    def parse(self, words: List[str]) -> Arguments:
+        """UsageError; SystemExit after --help."""
+        values = self._read_plain(words)
+        if values is None:
+            values = vars(self.full().parse_intermixed_args(words))
+        return Arguments(**values)
+
+    def full(self) -> argparse.ArgumentParser:
+        """argparse's own parser of these options."""
+        from dfly.cli.fullparser import FullParser
+        parser = FullParser(self._prog, self._description)
+        for names, about in self._notes:
+            parser.add_argument(*names, **about)
+        return parser
+
+    def _read_plain(self, words: List[str]) -> Optional[Dict[str, Any]]:
+        """The values, or None for what isn't plain."""
+        options: Dict[str, _Option] = {}
+        values: Dict[str, Any] = {}
+        place = ""
+        for names, about in self._notes:
+            option = _Option(names, about)
+            values[option.dest] = option.default()
+            if names[0].startswith("-"):
+                options.update(dict.fromkeys(names, option))
+            elif place or about.get("nargs") != "+":
+                return None
+            else:
+                place = option.dest
+        rest: List[str] = []
+        coming = iter(words)
+        for word in coming:
+            if not word.startswith("-"):
+                rest.append(word)
+                continue
+            name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
+            found = options.get(name)
+            if found is None or not found.is_plain or (equals and (found.is_switch or not text)):
+                return None
+            if not found.is_switch and not equals:
+                text = next(coming, "--")
+            if text.startswith("-") and text != "-":
+                return None
+            found.take(values, text)
+        if place:
+            values[place] = rest
+        return values if bool(rest) is bool(place) else None
+
+
+class _Option:
+    """One option or argument as its notes tell."""
+
+    def __init__(self, names: Tuple[str, ...], about: Dict[str, Any]) -> None:
+        long = [name for name in names if name.startswith("--")] or list(names)
+        self.dest: str = about.get("dest") or long[0].lstrip("-").replace("-", "_")
+        self._about = about
+        self._action = about.get("action", "store")
+        self.is_switch = self._action in ("store_true", "store_const")
+        self.is_plain = (self._action in ("store", "append", "store_true", "store_const")
+                         and not {"type", "choices", "nargs"} & set(about))
+
+    def default(self) -> Any:
+        return self._about.get("default", False if self._action == "store_true" else None)
+
+    def take(self, values: Dict[str, Any], text: str) -> None:
+        if self._action == "append":
+            values[self.dest] = [*(values[self.dest] or []), text]
+        elif self.is_switch:
+            values[self.dest] = self._about.get("const", True)
+        else:
+            values[self.dest] = text

@@ -6,18 +6,21 @@ on an inherited pipe (`--ready-fd N`), so that nobody has to poll or sleep.
 """
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import sys
-from typing import Callable, Optional
 
+from dfly.cli.parser import CommandParser
 from dfly.errors import DflyError, UsageError, error_from_wire, printable
+
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    from typing import Callable, Optional
 
 REPORT_MAX = 16 * 1024  # bytes
 
 
-def add_ready_flag(parser: argparse.ArgumentParser) -> None:
+def add_ready_flag(parser: CommandParser) -> None:
     parser.add_argument("--ready-fd", metavar="N",
                         help="tell on this open file descriptor when the role serves: "
                              "'ready HOST:PORT', or 'failed CODE' and two lines of reasons")

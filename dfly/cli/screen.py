@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from typing import Any, Dict
 
 from dfly.cli.progress import Meter, live_line, summary
 from dfly.cli.table import print_json
 from dfly.cli.target import name_from_url
 from dfly.clock import Clock
 from dfly.errors import DflyError, printable
+
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict
 
 REDRAW_S = 0.1  # at most ten lines a second: no flicker, no noticeable work
 RESUMABLE = "interrupted; the same command goes on from what is here already"
@@ -27,7 +29,8 @@ class Screen:
                       and os.environ.get("TERM", "dumb") != "dumb")
         self._drawn_at = float("-inf")
         self._line_shown = False
-        self.begin("")
+        self._url = ""
+        self._meter = Meter("", 0.0)
 
     def begin(self, url: str) -> None:
         self._url = url
@@ -75,6 +78,7 @@ class Screen:
         sys.stderr.flush()
 
     def _draw(self) -> None:
+        import shutil  # 2 ms that only a live line costs
         width = max(20, shutil.get_terminal_size().columns - 1)  # a full line would wrap
         sys.stderr.write("\r" + live_line(self._meter, width) + "\x1b[K")
         sys.stderr.flush()

@@ -5,16 +5,16 @@ that `dfly help serve` stays quick.
 """
 from __future__ import annotations
 
-import argparse
 import os
 from typing import Callable
 
 from dfly.cli.autostart import program
+from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.ready import add_ready_flag, run_role
 from dfly.config import ServeSettings, add_flags, load
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     add_flags(parser, ServeSettings)
     add_ready_flag(parser)
     parser.add_argument("--worker-fd", metavar="N",
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "socket; a manager starts its workers so itself")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.worker_fd is not None:
         from dfly.service import runtime, worker
         runtime.set_up_log()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from typing import Iterator, Optional
-from urllib.parse import unquote, urlsplit
 
+from dfly.cli.deliver import deliver
 from dfly.errors import DflyError, FileError, NoSpace
-from dfly.store.deliver import deliver
+from dfly.names import is_plain_url
+
+TYPE_CHECKING = False  # typing's own costs each start 2 ms
+if TYPE_CHECKING:
+    from typing import Iterator, Optional
 
 NAME_BYTES_MAX = 240  # of the 255 that file systems take: leaves room for '.1234' and the like
 INDEX = "index.html"  # wget's name for a URL that ends in a slash
@@ -22,6 +25,10 @@ NUMBERS_MAX = 10_000
 
 def name_from_url(url: str) -> str:
     """The file name that wget would give, made safe."""
+    if is_plain_url(url):
+        name = url.partition("://")[2].partition("/")[2].rpartition("/")[2]
+        return _shortened(name if name.strip(".") else INDEX)
+    from urllib.parse import unquote, urlsplit
     parts = urlsplit(url)
     last = parts.path.rpartition("/")[2] or INDEX
     if parts.query:

@@ -43,7 +43,7 @@ def options_in(tag: str) -> Set[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_page_lists_exactly_the_options_of_its_parser(name: str) -> None:
-    _, parser = parser_for(name)
+    parser = parser_for(name)[1].full()
     listed = entries(section(MAN / f"dfly-{name}.1", "OPTIONS"))
     told: List[Set[str]] = [options_in(tag) for tag in listed if tag.startswith("-")]
     known = [set(action.option_strings) for action in parser._actions if action.option_strings]

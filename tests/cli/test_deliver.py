@@ -10,9 +10,9 @@ from typing import Any, Iterator
 
 import pytest
 
+from dfly.cli import deliver as deliver_module
+from dfly.cli.deliver import deliver
 from dfly.errors import FileError, NoSpace
-from dfly.store import deliver as deliver_module
-from dfly.store.deliver import deliver
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 17)
 

@@ -1,0 +1,80 @@
+"""Many small files in one command: downloads that run ahead of their turn.
+
+The daemon would wait for the source, the manager and the client in turn, once for each file. So a
+few requests are under way at once, and each download is told of, named and delivered when its turn
+comes, in the order of the command line. How many at once grows with each small file that came; a
+large one brings it back to one, since that shares the link with nobody for the better.
+"""
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Tuple
+
+from dfly.cli.download import Download
+
+WIDTH_MAX = 8        # downloads under way at once: more bring nothing on a few cores
+SMALL_MAX = 8 << 20  # bytes
+
+Event = Dict[str, Any]
+
+
+def ahead(downloads: Iterable[Download]) -> Iterator[Begun]:
+    """Each download in its order, begun already. Whoever takes the next has run the last to its
+    end."""
+    begun: Deque[Begun] = deque()
+    coming = iter(downloads)
+    width = 1
+    while True:
+        while len(begun) < width:
+            download = next(coming, None)
+            if download is None:
+                break
+            begun.append(Begun(download))
+        if not begun:
+            return
+        first = begun.popleft()
+        yield first
+        if first.length is not None:
+            width = min(width + 1, WIDTH_MAX) if first.length <= SMALL_MAX else 1
+
+
+class Begun:
+    """One download whose first half runs on a thread."""
+
+    def __init__(self, download: Download) -> None:
+        self.request = download.request
+        self.length: Optional[int] = None   # bytes, once it's done
+        self._download = download
+        self._in_turn = False
+        self._news: SimpleQueue[Optional[Event]] = SimpleQueue()
+        self._done: Optional[Tuple[Event, int]] = None
+        self._error: Optional[BaseException] = None
+        threading.Thread(target=self._fetch, daemon=True).start()
+
+    def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
+        """As Download.run; events from before its turn come at once, progress left out."""
+        self._in_turn = True
+        for event in iter(self._news.get, None):
+            on_event(event)
+        if self._error is not None:
+            raise self._error
+        assert self._done is not None
+        done, fd = self._done
+        path = self._download.deliver(done, fd)
+        length = done.get("length")
+        self.length = length if isinstance(length, int) else None
+        return path, done
+
+    def _fetch(self) -> None:
+        try:
+            self._done = self._download.fetch(self._on_event)
+        except BaseException as error:
+            self._error = error  # it is raised where the download has its turn
+        finally:
+            self._news.put(None)
+
+    def _on_event(self, event: Event) -> None:
+        if self._in_turn or event.get("event") != "progress":
+            self._news.put(event)
