@@ -169,8 +169,9 @@ class Cluster:
     def popen(self, host: int, arguments: Sequence[str], *, log: Optional[Path] = None,
               **options: Any) -> "subprocess.Popen[bytes]":
         """Run dfly on a host of the star (or here); without `log`, output goes to pipes."""
+        # Compiled code is kept as on any host, whatever this shell says: else each start compiles.
         environ = {key: value for key, value in os.environ.items()
-                   if not key.startswith("DFLY_")}
+                   if not key.startswith("DFLY_") and key != "PYTHONDONTWRITEBYTECODE"}
         options.setdefault("env", {**environ, "HOME": str(self.folder),
                                    "XDG_CACHE_HOME": str(self.folder / "cache"),
                                    **options.pop("more_env", {})})

@@ -20,6 +20,7 @@ def spent(cluster: Cluster, argv: Sequence[str], code: int = 0) -> Tuple[float, 
     """(seconds, CPU seconds) of one process."""
     environ = {**os.environ, "HOME": str(cluster.folder),
                "XDG_CACHE_HOME": str(cluster.folder / "cache")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     began_at = time.perf_counter()
     process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
