@@ -5,6 +5,8 @@ plain: so it is imported where it is used.
 """
 from __future__ import annotations
 
+from functools import lru_cache
+
 from dfly.errors import UsageError
 
 TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 URL_MAX = 8_000          # characters; what common servers accept in a request line
 TASK_ID_SIZE = 64        # hex digits
+REMEMBERED = 128         # URLs: one download asks for the same several times
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLAIN = _UNRESERVED | {"/", ":"}
@@ -35,6 +38,7 @@ def is_plain_url(url: str) -> bool:
             and (not colon or (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535)))
 
 
+@lru_cache(REMEMBERED)
 def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
     """`url` in one spelling: lower-case scheme and host, no default port, no fragment, path
     escapes normalised, user name and password removed, and without the query parameters named
@@ -65,6 +69,7 @@ def _normal_escapes(text: str) -> str:
     return quote(re.sub("%([0-9A-Fa-f]{2})", one, text), safe="/:@!$&'()*+,;=~-._?%")
 
 
+@lru_cache(REMEMBERED)
 def split_url(url: str) -> SplitResult:
     """`urlsplit` that refuses what dfly can't fetch, in one line."""
     from urllib.parse import urlsplit
