@@ -46,6 +46,7 @@ class HostLink:
     hello: Optional[Hello] = None
     address: str = ""
     labels: Tuple[str, ...] = ()
+    batch_s: float = 0.0   # that it was told
     parents: Set[int] = field(default_factory=lambda: {core.SEED})   # told on this link
     swarms: Dict[int, Member] = field(default_factory=dict)
     offers: Set[str] = field(default_factory=set)   # task ids

@@ -115,6 +115,7 @@ class Manager:
                        in (rule.partition("=") for rule in settings.location_rules)]
         self._timer: Optional[asyncio.TimerHandle] = None
         self._timer_at = 0.0
+        self._batch_s = settings.batch_s   # that peers gather reports for
         self._deciding = False
         self._pending: Deque[core.Event] = deque()
         self._load = Load(lambda lag_s: self.decide(core.ManagerLagged(lag_s)),
@@ -262,9 +263,9 @@ class Manager:
                     host.address, order.why)
 
     def _pace(self, order: core.Pace) -> None:
-        for host in self._hosts.values():
-            if host.hello is not None:
-                host.link.send(Pace(order.batch_s))
+        """Each host hears it with its next report: one that has nothing to report needn't know,
+        and thousands aren't told at once while the loop is late already."""
+        self._batch_s = max(self.settings.batch_s, order.batch_s)
 
     # ----------------------------------------------------------------------------- links
     async def _serve_link(self, stream: Stream) -> None:
@@ -314,8 +315,8 @@ class Manager:
         host.address = hello.address or host.address
         host.labels = location_labels(hello.location) or self._labels_by_rule(host.address)
         trusted = hello.host_id not in self._quarantined
-        batch_s = max(self.settings.batch_s, self._scheduler.batch_s)
-        host.link.send(Welcome(self.settings.name, self.settings.heartbeat_s, batch_s))
+        host.batch_s = self._batch_s
+        host.link.send(Welcome(self.settings.name, self.settings.heartbeat_s, self._batch_s))
         self.decide(core.HostJoined(host.number, (*host.labels, host.address),
                                     slots_of(hello), trusted))
 
@@ -439,6 +440,9 @@ class Manager:
 
     def _on_stored(self, host: HostLink, stored: Stored) -> None:
         self.metrics.add("dfly_reports_total")
+        if host.batch_s != self._batch_s:
+            host.batch_s = self._batch_s
+            host.link.send(Pace(self._batch_s))
         if self._task_of(host, stored.swarm) is not None:
             self.decide(core.PiecesStored(stored.swarm, host.number, stored.pieces))
 

@@ -49,7 +49,9 @@ GREETING = (f"GET /v1/link HTTP/1.1\r\nHost: manager\r\nConnection: Upgrade\r\n"
 READ_SIZE = 256 * 1024
 PING_EVERY_S = 1.0
 PINGERS = 20          # one host of so many asks for a Pong now and then
-HOPS = 2              # a parent that keeps others waiting is looked at so often in an interval
+LOOKS = 2             # a parent that keeps others waiting is looked at so often an interval
+SAVED = 2             # unused rate is lost after so many intervals: time goes in steps here
+HOPS_MAX = 8          # and its own parents, up to here
 TICK_MIN_S = 0.004    # one 512 KiB piece at 1 Gbit/s
 TICKS_PER_S = 20_000  # of all hosts together: what this process can do
 
@@ -416,20 +418,20 @@ class VirtualHosts:
         host.leased = leased
 
     # ------------------------------------------------------------------------- virtual bytes
-    def _advance(self, host: VirtualHost, now: float) -> None:
-        """Receive what could have come since the last time, oldest leases' parents first."""
+    def _advance(self, host: VirtualHost, now: float, hops: int = HOPS_MAX) -> None:
+        """Receive what could have come since the last time; parents that keep it waiting first."""
         span_s = now - host.at
         host.at = now
         size = self._piece_size
         host.credit += span_s * self._plan.host_bps
         budget = int(host.credit // size)
-        stale_at = now - self._tick_s / HOPS
+        stale_at = now - self._tick_s / LOOKS
         able: List[Tuple[Run, int]] = []
         for run in host.runs.values():
             count = self._there(host, run)
             parent = run.parent
-            if not count and parent is not None and parent.runs and parent.at < stale_at:
-                self._advance(parent, now)   # its lease is older than ours: never in a circle
+            if not count and hops and parent is not None and parent.runs and parent.at < stale_at:
+                self._advance(parent, now, hops - 1)
                 count = self._there(host, run)
             if count:
                 able.append((run, count))
@@ -443,8 +445,8 @@ class VirtualHosts:
                 if took == share and count > took and budget > 0:
                     left.append((run, count - took))
             able = left
-        if budget > 0:   # it waited for others: that time is gone
-            host.credit = min(host.credit, size)
+        if budget > 0:   # it waits for others: what it could have received meanwhile is gone
+            host.credit = min(host.credit, SAVED * self._tick_s * self._plan.host_bps)
 
     @staticmethod
     def _there(host: VirtualHost, run: Run) -> int:
@@ -456,7 +458,7 @@ class VirtualHosts:
     def _take(self, host: VirtualHost, run: Run, count: int, now: float) -> int:
         """Up to `count` pieces of the run, as many as its parent's uplink still carries."""
         uplink = self._seed if run.parent is None else run.parent.uplink
-        count = min(count, int(uplink.up_to(now, 2 * self._tick_s) // self._piece_size))
+        count = min(count, int(uplink.up_to(now, SAVED * self._tick_s) // self._piece_size))
         if count > 0:
             uplink.credit -= count * self._piece_size
             got = run_set(run.next, count) & ~host.have
