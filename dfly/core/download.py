@@ -9,7 +9,7 @@ piece bytes never come here. The states, and what moves between them:
               at once if none can be reached, or after `patience_s`,
     PARENTS   runs from parents that were met before and say what they hold; when nobody has
               anything that is missing, or all fail, but not before the manager had `patience_s`
-              to come back,
+              to come back (more, if it says that it is merely busy),
     SOURCE    what is missing comes from the source (if it may), in pieces nobody else had
     DONE, FAILED
 
@@ -52,6 +52,14 @@ class ManagerLost:
     """`for_good`: it lives, but is of no more use to this task."""
 
     for_good: bool = False
+
+
+@dataclass(frozen=True)
+class ManagerBusy:
+    """It lives, but lets nobody in: it is worth waiting for so long, and the source isn't asked
+    before."""
+
+    for_s: float
 
 
 @dataclass(frozen=True)
@@ -127,9 +135,9 @@ class TimePassed:
     pass
 
 
-Event = Union[Opened, Sized, Led, ManagerLost, NoManagerAnswers, LeaseGranted, LeaseWithdrawn,
-              PieceStored, RunEnded, ParentHolds, ParentSilent, SourceEnded, Doomed, ReaderAt,
-              TimePassed]
+Event = Union[Opened, Sized, Led, ManagerLost, ManagerBusy, NoManagerAnswers, LeaseGranted,
+              LeaseWithdrawn, PieceStored, RunEnded, ParentHolds, ParentSilent, SourceEnded,
+              Doomed, ReaderAt, TimePassed]
 
 
 # ------------------------------------------------------------------------------- effects
@@ -253,7 +261,8 @@ class Download:
         self._source_on = False
         self._handlers: Dict[Type[Event], Callable[..., List[Effect]]] = {
             Opened: self._on_opened, Sized: self._on_sized, Led: self._on_led,
-            ManagerLost: self._on_manager_lost, NoManagerAnswers: self._on_no_manager,
+            ManagerLost: self._on_manager_lost, ManagerBusy: self._on_manager_busy,
+            NoManagerAnswers: self._on_no_manager,
             LeaseGranted: self._on_lease, LeaseWithdrawn: self._on_withdrawn,
             PieceStored: self._on_stored, RunEnded: self._on_run_ended,
             ParentHolds: self._on_parent_holds, ParentSilent: self._on_parent_silent,
@@ -392,6 +401,10 @@ class Download:
             self._due = self._patient_until
         return []
 
+    def _on_manager_busy(self, event: ManagerBusy, now: float) -> List[Effect]:
+        self._patient_until = max(self._patient_until, now + event.for_s)
+        return []
+
     def _on_no_manager(self, event: NoManagerAnswers, now: float) -> List[Effect]:
         if self.state is State.WAITING:
             return self._to_source(now)
@@ -411,7 +424,8 @@ class Download:
             started = self._go_on(now)
             if self.state is not State.PARENTS:
                 return started
-            if self._rounds > self._limits.idle_rounds and not self._runs:
+            if (self._rounds > self._limits.idle_rounds and not self._runs
+                    and now >= self._patient_until):
                 return self._to_source(now)
             return started + self._ask(now)
         return []

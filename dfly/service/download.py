@@ -365,13 +365,17 @@ class TaskDownload:
             opening = asyncio.ensure_future(self._means.managers.next_opening())
             try:
                 for link in self._means.managers.for_task(self.file.task_id):
-                    if await link.opened(LINK_WAIT_S) and await self._ask_to_lead(link):
+                    if (await link.opened(LINK_WAIT_S, self._manager_busy)
+                            and await self._ask_to_lead(link)):
                         return
                 if not self.is_done:
                     self._step(core.NoManagerAnswers())
                 await opening
             finally:
                 opening.cancel()
+
+    def _manager_busy(self, for_s: float) -> None:
+        self._step(core.ManagerBusy(for_s))
 
     async def _ask_to_lead(self, link: ManagerLink) -> bool:
         """True if `link`'s manager leads us now, or has told that this version is over."""

@@ -17,7 +17,7 @@ from dfly.config import join_address
 from dfly.digest import sha256
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.net.link import Link
-from dfly.net.stream import Stream
+from dfly.net.stream import Stream, TimedOut
 from dfly.service.runtime import Tasks
 from dfly.wire.http11 import Headers, HeadParser, RequestHead, ResponseHead
 from dfly.wire.messages import (
@@ -55,6 +55,8 @@ CONNECT_S = 5.0          # TCP, upgrade and Welcome: a live manager needs millis
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 15.0
 BUSY_MAX_S = 300.0       # a manager that asks for a longer absence gets this one
+BUSY_RETRY_S = 5.0       # where an overloaded one doesn't say for how long
+BUSY_PATIENCE_S = 60.0   # a manager that stays busy for longer counts as gone
 DISTRUST_S = 600.0       # a manager that talked nonsense about a task isn't asked about it again
 EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
 PARENTS_MAX = 100_000    # hosts told on one link: beyond, it begins anew with an empty table
@@ -104,7 +106,8 @@ class ManagerLink:
         self._report: Optional[asyncio.TimerHandle] = None
         self._tasks = Tasks(log)
         self._nudge = asyncio.Event()
-        self._busy_s = 0.0
+        self._away_s = 0.0                # how long the last Busy asked us to stay away
+        self._busy_since: Optional[float] = None
 
     # ------------------------------------------------------------------------- the link
     @property
@@ -124,30 +127,49 @@ class ManagerLink:
             self._link.send(Bye(0, "the peer leaves"))
         await self._tasks.stop()
 
-    async def opened(self, timeout_s: float) -> bool:
+    @property
+    def busy_s(self) -> float:
+        """How much longer to wait for this manager, which lives but has too much to do; 0 = it
+        isn't so, or was for too long."""
+        if self._busy_since is None:
+            return 0.0
+        return max(0.0, self._busy_since + BUSY_PATIENCE_S - self._clock.now())
+
+    async def opened(self, timeout_s: float,
+                     on_busy: Optional[Callable[[float], None]] = None) -> bool:
         """Wait until the link is open; False once an attempt has failed or time is up. A link
-        that waits between attempts tries again at once."""
+        that waits between attempts tries again at once, but a busy manager is waited for: each
+        time it says so, `on_busy` hears for how long (`busy_s`)."""
         if self.is_open:
             return True
         self._tried.clear()
         self._nudge.set()
+        while True:
+            if on_busy is not None and self.busy_s:
+                on_busy(self.busy_s)
+            await self._tried_or_opened(self.busy_s or timeout_s)
+            if self.is_open or not self.busy_s:
+                return self.is_open
+            self._tried.clear()
+
+    async def _tried_or_opened(self, timeout_s: float) -> None:
         waits = [asyncio.ensure_future(event.wait()) for event in (self._opened, self._tried)]
         try:
             await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        return self.is_open
 
     async def _keep(self) -> None:
         pause_s = RETRY_FIRST_S
         while True:
-            retry_after_s = 0.0
+            self._away_s = 0.0
             began_at = self._clock.now()
             try:
-                stream = await self._connect()
-                retry_after_s = await self._serve(stream)
+                await self._serve(await self._connect())
             except DflyError as error:
+                if not self._away_s and not isinstance(error, TimedOut):
+                    self._busy_since = None   # (in time, an overloaded one may not answer)
                 self._note(error)
             except Exception:   # a mistake of ours ends one link, not the keeping of it
                 log.exception("the link to manager %s failed", self.name)
@@ -157,9 +179,9 @@ class ManagerLink:
             if was_open and self._clock.now() - began_at > RETRY_MAX_S:
                 pause_s = RETRY_FIRST_S   # it did well for long: this is no row of failures
             self._tried.set()
-            wait_s = max(retry_after_s, pause_s) * self._rng.uniform(0.7, 1.3)
+            wait_s = max(self._away_s, pause_s) * self._rng.uniform(0.7, 1.3)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
-            await self._pause(wait_s, may_hurry=retry_after_s == 0)
+            await self._pause(wait_s, may_hurry=not self._away_s)
 
     async def _pause(self, wait_s: float, may_hurry: bool) -> None:
         self._nudge.clear()
@@ -181,6 +203,8 @@ class ManagerLink:
                 ("Host", self.name), ("Connection", "Upgrade"), ("Upgrade", LINK_PROTOCOL)]))
             await stream.write(head.encode())
             answer = await stream.read_head(HeadParser("response"), CONNECT_S)
+            if isinstance(answer, ResponseHead) and answer.status == 503:
+                raise self._is_busy(BUSY_RETRY_S, "it has all the connections it may have")
             if not isinstance(answer, ResponseHead) or answer.status != 101:
                 status = answer.status if isinstance(answer, ResponseHead) else "nothing"
                 raise ProtocolError(f"{self.name} answered {status} to a control link",
@@ -190,14 +214,19 @@ class ManagerLink:
             raise
         return stream
 
-    async def _serve(self, stream: Stream) -> float:
-        """Run the link to its end; seconds that the manager asked us to stay away."""
+    async def _serve(self, stream: Stream) -> None:
+        """Run the link to its end."""
         self.parents = {0: self.address}
-        self._busy_s = 0.0
         self._link = Link(stream, Session(Role.PEER, self._clock.now(), self._hello()),
                           self._clock)
         await self._link.run(self._on_message)
-        return self._busy_s
+
+    def _is_busy(self, away_s: float, reason: str) -> NetworkError:
+        """The manager lives and wants us to come back later; the error to note."""
+        self._away_s = min(away_s, BUSY_MAX_S)
+        if self._busy_since is None:
+            self._busy_since = self._clock.now()
+        return NetworkError(f"busy: {reason}")
 
     def _lose(self) -> None:
         self._link = None
@@ -227,14 +256,13 @@ class ManagerLink:
         elif isinstance(message, (Welcome, Pace)):
             self._batch_s = message.batch_s
             if isinstance(message, Welcome):
-                self.refused = None
+                self.refused = self._busy_since = None
                 self._opened.set()
                 self._tried.clear()
                 self._on_open()
                 log.info("linked to manager %s (%s)", message.manager, self.name)
         elif isinstance(message, Busy):
-            self._busy_s = min(message.retry_after_s, BUSY_MAX_S)
-            self._note(NetworkError(f"busy: {message.reason}"))
+            self._note(self._is_busy(message.retry_after_s, message.reason))
         elif isinstance(message, Bye):
             self._note(error_from_wire(message.exit_code, message.what, message.hint))
 

@@ -138,6 +138,23 @@ def test_a_manager_has_time_to_come_back_before_the_source_is_asked() -> None:
         assert gone == [d.FetchSource(0b111)] and play.machine.lost_p2p
 
 
+def test_a_busy_manager_is_waited_for_while_parents_go_on_helping() -> None:
+    play = Play(3).led()
+    play.hear(d.LeaseGranted(70, 5, 0, 1, 9.0), d.PieceStored(0), d.RunEnded(1), d.ManagerLost(),
+              d.ManagerBusy(30.0))
+    patient_until = play.now + 30.0
+    assert play.wait() == [d.AskParent(5)]
+    while play.now < 20.0:
+        assert play.hear(d.ParentHolds(5, 0b001)) == []
+        assert play.wait() == [d.AskParent(5)] and not play.machine.lost_p2p
+    assert play.hear(d.ParentHolds(5, 0b010))[-1] == d.FetchRun(2, 5, 1, 1, 60.0)
+    play.hear(d.PieceStored(1), d.RunEnded(2))
+    while not (orders := play.hear(d.ParentHolds(5, 0b010)) or play.wait()) \
+            or orders == [d.AskParent(5)]:
+        assert play.now <= patient_until + 1.0
+    assert orders == [d.FetchSource(0b100)] and play.now >= patient_until
+
+
 def test_no_source_fails_only_when_the_manager_stays_away() -> None:
     play = Play(3, may_use_source=False).led()
     assert play.hear(d.ManagerLost(), d.NoManagerAnswers()) == []
