@@ -224,7 +224,7 @@ class Link:
         try:
             self._watch(reading=False, writing=self._writing)
             self._flush()
-            if self._writing:
+            if self._writing and self.session.is_closed:
                 self._drained = self._loop.create_future()
                 await asyncio.wait({self._drained}, timeout=BYE_S)
             self._watch(reading=False, writing=False)
