@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Tuple
 
@@ -25,23 +26,34 @@ def ahead(downloads: Iterable[Download]) -> Iterator[Begun]:
     end."""
     begun: Deque[Begun] = deque()
     coming = iter(downloads)
-    width = 1
-    while True:
-        while len(begun) < width:
-            download = next(coming, None)
-            if download is None:
-                break
-            begun.append(Begun(download))
-        if not begun:
-            return
-        first = begun.popleft()
-        yield first
-        if first.length is not None:
-            width = min(width + 1, WIDTH_MAX) if first.length <= SMALL_MAX else 1
+    work: SimpleQueue[Optional[Begun]] = SimpleQueue()
+    width, threads = 1, 0
+    try:
+        while True:
+            for download in islice(coming, max(0, width - len(begun))):
+                begun.append(Begun(download))
+                work.put(begun[-1])
+            if threads < width:
+                threads += 1
+                threading.Thread(target=_fetch_all, args=(work,), daemon=True).start()
+            if not begun:
+                return
+            first = begun.popleft()
+            yield first
+            if first.length is not None:
+                width = min(width + 1, WIDTH_MAX) if first.length <= SMALL_MAX else 1
+    finally:
+        for _ in range(threads):
+            work.put(None)
+
+
+def _fetch_all(work: SimpleQueue[Optional[Begun]]) -> None:
+    for begun in iter(work.get, None):
+        begun.fetch()
 
 
 class Begun:
-    """One download whose first half runs on a thread."""
+    """One download whose first half runs on another thread."""
 
     def __init__(self, download: Download) -> None:
         self.request = download.request
@@ -51,7 +63,6 @@ class Begun:
         self._news: SimpleQueue[Optional[Event]] = SimpleQueue()
         self._done: Optional[Tuple[Event, int]] = None
         self._error: Optional[BaseException] = None
-        threading.Thread(target=self._fetch, daemon=True).start()
 
     def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
         """As Download.run; events from before its turn come at once, progress left out."""
@@ -67,7 +78,8 @@ class Begun:
         self.length = length if isinstance(length, int) else None
         return path, done
 
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
+        """The first half; called once, by the thread whose work it is."""
         try:
             self._done = self._download.fetch(self._on_event)
         except BaseException as error:

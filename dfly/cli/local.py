@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Address = Union[str, Tuple[str, int]]  # path of a unix socket, or (host, port)
 
 RECEIVE_SIZE = 256 * 1024
+HEAD_SIZE = 16 * 1024   # bytes asked for while the head is read: events come in less
 LINE_MAX = 1 << 20      # bytes of one event
 ANSWER_MAX = 64 << 20   # bytes of one JSON answer: a manager's status with thousands of hosts
 ANSWER_TIMEOUT_S = 30.0
@@ -65,9 +66,10 @@ class Answer:
     def parts(self) -> Iterator[memoryview]:
         """The content as it comes; a part is valid until the next is asked for."""
         view = memoryview(self._received)
-        buffer = memoryview(bytearray(RECEIVE_SIZE))
+        buffer = memoryview(b"")
         while not self._body.done:
             if not len(view):
+                buffer = buffer or memoryview(bytearray(RECEIVE_SIZE))
                 size = _receive_into(self._connection, buffer, self._name)
                 if not size:
                     self._end()
@@ -186,7 +188,7 @@ def _connect(address: Address, timeout_s: Optional[float], name: str) -> socket.
 def _read_head(connection: socket.socket, name: str) -> Tuple[ResponseHead, bytes]:
     parser = HeadParser("response")
     while True:
-        data = connection.recv(RECEIVE_SIZE)
+        data = connection.recv(HEAD_SIZE)
         if not data:
             raise NetworkError(f"{name} closed the connection without an answer")
         head = parser.feed(data)

@@ -113,8 +113,8 @@ class Control:
         try:
             for restart in range(RESTARTS_MAX + 1):
                 try:
-                    async for event in self._attempt(wish):
-                        yield _line(event)
+                    async for events in self._attempt(wish):
+                        yield b"".join(map(_line, events))
                     return
                 except SourceChanged as error:
                     if restart == RESTARTS_MAX:
@@ -128,7 +128,9 @@ class Control:
                          "what": printable(error.what), "hint": printable(error.hint),
                          "status": getattr(error, "status", 0)})
 
-    async def _attempt(self, wish: Wish) -> AsyncIterator[Dict[str, Any]]:
+    async def _attempt(self, wish: Wish) -> AsyncIterator[List[Dict[str, Any]]]:
+        """The events that come at a time: those of a small task, which came whole with the
+        manager's answer, all at once."""
         peer = self._peer
         began_at = peer.clock.now()
         download = await peer.start(wish)
@@ -136,27 +138,31 @@ class Control:
         download.waiters += 1
         download.file.hold()
         try:
-            yield {"event": "accepted", "task": download.file.task_id,
-                   "length": download.file.geometry.length,
-                   "via": "manager" if download.led_by else "source",
-                   "manager": download.led_by}
+            events = [{"event": "accepted", "task": download.file.task_id,
+                       "length": download.file.geometry.length,
+                       "via": "manager" if download.led_by else "source",
+                       "manager": download.led_by}]
             warned = ""
+            if wish.checks or not _has_come(download):
+                yield events
+                events = []
             while not download.done.done():
                 await asyncio.wait({download.done}, timeout=PROGRESS_S)
                 peer.touch()
                 if download.warning != warned:
                     warned = download.warning
-                    yield {"event": "warning", "what": printable(warned)}
-                yield {"event": "progress", **progress_of(download, before)}
+                    yield [{"event": "warning", "what": printable(warned)}]
+                yield [{"event": "progress", **progress_of(download, before)}]
             download.done.result()
             await peer.check(download, wish.checks)
             if not download.file.whole():
                 raise FileError("the file in the store was changed by someone",
                                 "run the command again")
             peer.metrics.add("dfly_downloads_total", outcome="done")
-            yield {"event": "done", "task": download.file.task_id, "path": download.file.path,
-                   "seconds": round(peer.clock.now() - began_at, 3),
-                   **progress_of(download, before)}
+            yield [*events, {"event": "done", "task": download.file.task_id,
+                             "path": download.file.path,
+                             "seconds": round(peer.clock.now() - began_at, 3),
+                             **progress_of(download, before)}]
         finally:
             download.waiters -= 1
             download.file.release()
@@ -224,6 +230,10 @@ class Control:
                            **progress_of(download)} for download in peer.downloads],
             "sent_bytes": int(peer.metrics.value("dfly_sent_bytes_total")),
         }
+
+
+def _has_come(download: TaskDownload) -> bool:
+    return download.done.done() and download.done.exception() is None
 
 
 class _Reader:
