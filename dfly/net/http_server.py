@@ -38,7 +38,7 @@ from dfly.net.limiter import Limiter
 from dfly.net.mover import Job, Movers
 from dfly.net.serving import PiecesBody as PiecesBody
 from dfly.net.serving import Quick, Serving
-from dfly.net.stream import READ_MAX, Stream, network_error
+from dfly.net.stream import READ_MAX, Stream, network_error, numeric_address
 from dfly.wire.http11 import (
     VERSION_1_0,
     Body,
@@ -212,12 +212,8 @@ class HttpServer:
     async def listen_tcp(self, host: str, port: int) -> int:
         """Listen; the port (port 0 = any that is free). AddressInUse, NetworkError."""
         where = f"{host or '0.0.0.0'}:{port}"
-        try:
-            found = await self._loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM,
-                                                 flags=socket.AI_PASSIVE)
-        except (socket.gaierror, UnicodeError) as error:
-            raise NetworkError(f"can't listen on {where}: {error}") from None
-        family, _, _, _, address = found[0]
+        family, address = (numeric_address(host or "0.0.0.0", port)
+                           or await self._address_of(host, port))
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -229,6 +225,16 @@ class HttpServer:
             sock.close()
             raise _listen_error(where, error) from None
         return int(sock.getsockname()[1])
+
+    async def _address_of(self, name: str, port: int) -> Tuple[int, Any]:
+        """(family, address) to bind for a name of this host."""
+        try:
+            found = await self._loop.getaddrinfo(name, port, type=socket.SOCK_STREAM,
+                                                 flags=socket.AI_PASSIVE)
+        except (socket.gaierror, UnicodeError):
+            raise NetworkError(f"can't listen on {printable(name)}:{port}: no such host name",
+                               "give an address of this host, or 0.0.0.0 for all") from None
+        return int(found[0][0]), found[0][4]
 
     async def listen_unix(self, path: str) -> None:
         """Listen on a Unix socket that only this user may use. One left behind by a process that

@@ -15,8 +15,6 @@ import base64
 import os
 import re
 from dataclasses import dataclass, replace
-from email.message import Message
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
@@ -395,6 +393,7 @@ def _file_name(headers: Headers) -> str:
     value = headers.get("Content-Disposition")
     if not value:
         return ""
+    from email.message import Message    # a megabyte, which a peer doesn't need
     message = Message()
     message["Content-Disposition"] = value
     try:
@@ -408,6 +407,7 @@ def _file_name(headers: Headers) -> str:
 
 def _moment(date: str) -> Optional[float]:
     """Seconds since 1970 of an HTTP date; None if it isn't one."""
+    from email.utils import parsedate_to_datetime
     try:
         return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
