@@ -19,6 +19,7 @@ import asyncio
 import heapq
 import itertools
 import math
+import mmap
 import os
 import selectors
 import threading
@@ -141,7 +142,8 @@ class _Mover:
         self._mailbox = mailbox
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._workspace = memoryview(bytearray(TURN_MAX))
+        # Pages of its own, which cost memory only once they are used: an idle daemon is small.
+        self._workspace = memoryview(mmap.mmap(-1, TURN_MAX))
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
