@@ -524,8 +524,7 @@ class _Connection:
             elif isinstance(body, (FileBody, PiecesBody)):
                 await self._send_by_mover(head, body, answer.limits).wait()
             else:
-                await self.stream.write(head, self._server.idle_timeout_s)
-                await self._send_parts(body, version > VERSION_1_0)
+                await self._send_parts(head, body, version > VERSION_1_0)
         finally:
             if isinstance(body, (FileBody, PiecesBody)):
                 if body.on_end is not None:
@@ -542,11 +541,13 @@ class _Connection:
         return movers.send_pieces(self.stream, head, body.task_file, body.start, body.stop,
                                   limits, on_sent=body.on_sent)
 
-    async def _send_parts(self, parts: AsyncIterator[bytes], is_chunked: bool) -> None:
-        """Send what the iterator gives, and stop it as soon as nobody listens any more."""
+    async def _send_parts(self, head: bytes, parts: AsyncIterator[bytes],
+                          is_chunked: bool) -> None:
+        """Send the head with the first of what the iterator gives, then the rest; stop it as soon
+        as nobody listens any more."""
         loop = asyncio.get_running_loop()
         gone = loop.create_task(self.stream.wait_hung_up())
-        pump = loop.create_task(self._pump(parts, is_chunked))
+        pump = loop.create_task(self._pump(head, parts, is_chunked))
         try:
             await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
             if not pump.done():
@@ -557,15 +558,15 @@ class _Connection:
             pump.cancel()
             await asyncio.gather(gone, pump, return_exceptions=True)
 
-    async def _pump(self, parts: AsyncIterator[bytes], is_chunked: bool) -> None:
+    async def _pump(self, head: bytes, parts: AsyncIterator[bytes], is_chunked: bool) -> None:
         timeout_s = self._server.idle_timeout_s
         async for part in parts:
-            if part and is_chunked:
-                await self.stream.write(b"%x\r\n%b\r\n" % (len(part), part), timeout_s)
-            elif part:
-                await self.stream.write(part, timeout_s)
-        if is_chunked:
-            await self.stream.write(b"0\r\n\r\n", timeout_s)
+            if part:
+                part = b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part
+                await self.stream.write(head + part, timeout_s)
+                head = b""
+        if head or is_chunked:
+            await self.stream.write(head + (b"0\r\n\r\n" if is_chunked else b""), timeout_s)
 
 
 def _length_of(body: ResponseBody) -> Optional[int]:
