@@ -84,8 +84,8 @@ class Download:
             return self.target.put(str(done["path"]), fd)
 
     def _begin(self) -> Answer:
-        return ask(self._socket_path, "POST", "/v1/get", vars(self.request),
-                   timeout_s=None).check()
+        return ask(self._socket_path, "POST", "/v1/get", vars(self.request), timeout_s=None,
+                   events=True).check()
 
     def _follow(self, answer: Answer, on_event: Callable[[Event], None],
                 on_accepted: Optional[Callable[[str], None]] = None) -> Event:

@@ -10,6 +10,8 @@ import socket
 from dfly.config import check_socket_path, join_address
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.wire.http11 import (
+    VERSION_1_0,
+    VERSION_1_1,
     Body,
     Headers,
     HeadParser,
@@ -128,16 +130,18 @@ class Answer:
 
 
 def ask(address: Address, method: str, target: str, value: Any = None,
-        timeout_s: Optional[float] = ANSWER_TIMEOUT_S) -> Answer:
+        timeout_s: Optional[float] = ANSWER_TIMEOUT_S, *, events: bool = False) -> Answer:
     """Send one request (`value` as JSON, unless None) and read the head of the answer.
-    `timeout_s` bounds each wait for bytes; None = the other side may be silent for ever."""
+    `timeout_s` bounds each wait for bytes; None = the other side may be silent for ever. `events`:
+    the answer is lines of which one says that it's the last, so it may end with the connection:
+    that spares both sides the framing."""
     name = _name_of(address)
     content = _encoded(value)
     headers = Headers([("Host", "localhost" if isinstance(address, str) else name),
                        ("Connection", "close"), ("Content-Length", str(len(content)))])
     if content:
         headers.add("Content-Type", "application/json")
-    head = RequestHead(method, target, headers).encode()
+    head = RequestHead(method, target, headers, VERSION_1_0 if events else VERSION_1_1).encode()
     connection = _connect(address, timeout_s, name)
     try:
         connection.sendall(head + content)
