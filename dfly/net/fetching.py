@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Callable, Dict, Optional, Sequence, Set, Tuple
+from collections import deque
+from typing import Callable, Deque, Dict, Optional, Sequence, Set, Tuple
 
 from dfly.errors import NetworkError, ProtocolError
 from dfly.net.limiter import Limiter
@@ -112,10 +113,10 @@ class Line(Transfer):
         super().__init__(stream)
         self.address = address
         self.mover = 0
-        self.received = 0          # bytes of bodies, ever
         self._lines = lines
         self._lock = threading.Lock()
         self._given: Optional[Fetch] = None   # under the lock: from the loop to the mover
+        self._to_send = memoryview(b"")       # likewise: what is left of its request
         self._is_over = False                 # likewise
         self._is_closing = False
         self._fetch: Optional[Fetch] = None   # from here on the mover's own
@@ -127,14 +128,36 @@ class Line(Transfer):
 
     # ------------------------------------------------------------------------ on the loop
     def ask(self, fetch: Fetch) -> bool:
-        """Fetch it next. False if the connection has ended meanwhile."""
+        """Fetch it next. False if the connection has ended meanwhile. On a connection that rests
+        the request goes out from here: the mover needn't wake up before there's an answer."""
         with self._lock:
             if self._is_over:
                 return False
             assert self._given is None, "one at a time"
-            self._given = fetch
             fetch.line = self
+            self._given = fetch
+            self._to_send = memoryview(fetch.request)
+            if self._is_used:
+                self._send_now()
         return True
+
+    def _send_now(self) -> None:
+        """Under the lock. What doesn't go out at once, for whatever reason, is the mover's."""
+        fetch = self._given
+        assert fetch is not None
+        try:
+            self._wake_late(fetch)
+            sent = max(0, self.stream.send_now(self._to_send))
+        except NetworkError:
+            sent = 0   # the mover will meet the same error, and end the line by it
+        self._to_send = self._to_send[sent:]
+        if self._to_send:
+            self.wake()
+
+    def look_for(self, fetch: Fetch) -> None:
+        """Its answer is due: the mover hasn't seen any of it if it hasn't begun."""
+        if self._given is fetch:
+            self.wake()
 
     def close_soon(self) -> None:
         """End it, if it rests."""
@@ -171,12 +194,16 @@ class Line(Transfer):
         return error
 
     def step(self, workspace: memoryview, allowed: int) -> int:
-        if self._fetch is None and not self._begin():
-            return self._rest(workspace)
+        if self._fetch is None:
+            limits = self.limits
+            if not self._begin():
+                return self._rest()
+            if self.limits is not limits:   # these were not asked whether they allow a turn
+                return AGAIN
         fetch = self._fetch
         assert fetch is not None
         if self._unsent:
-            need = self._send()
+            need = self._send(fetch)
             if need != DONE:
                 return need
         left = self._left
@@ -195,27 +222,34 @@ class Line(Transfer):
         with self._lock:
             fetch, self._given = self._given, None
             self._fetch = fetch
+            self._unsent = self._to_send
         if fetch is None:
             return False
-        self._unsent = memoryview(fetch.request)
         self._left = None
         self.limits = fetch.limits
         self._wait(ANSWER_S)
         return True
 
-    def _rest(self, workspace: memoryview) -> int:
+    def _rest(self) -> int:
+        """Nothing is taken out of the socket: the loop may be asking at this moment."""
         if self._is_closing:
             return DONE
-        count = self.stream.recv_now(workspace[:1])
-        if count > 0:
+        has_ended = self.stream.hung_up_now()
+        if has_ended is False and self._given is None:
             raise ProtocolError(f"{self.stream.name}: an answer to nothing")
-        return READABLE if count == WANT_READ else DONE
+        return DONE if has_ended else AGAIN if has_ended is False else READABLE
 
     def _wait(self, timeout_s: float) -> None:
         self.idle_timeout_s = timeout_s
         self.is_renewed = True
 
-    def _send(self) -> int:
+    def _wake_late(self, fetch: Fetch) -> None:
+        """Not for the first bytes of the answer, but for those with which a piece may be whole.
+        Who refuses ends the connection, and that wakes up, too."""
+        self.stream.low_water(min(fetch.size, WORTHWHILE))
+
+    def _send(self, fetch: Fetch) -> int:
+        self._wake_late(fetch)
         while self._unsent:   # on a new line it fails, or waits, as connecting does
             count = self.stream.send_now(self._unsent)
             if count < 0:
@@ -308,11 +342,8 @@ class Line(Transfer):
 
     def _complete(self, fetch: Fetch) -> int:
         fetch.sink.finish()
-        self.stream.low_water(1)
         self._fetch = None
         self._is_used = True
-        self.received += fetch.size
-        self.limits = ()
         self._wait(REST_S)
         self._lines.mailbox.post(self._lines.ended, self, fetch, None)
         return DONE if self._is_closing else READABLE
@@ -334,6 +365,9 @@ class Lines:
         self._lines: Set[Line] = set()
         self._busy = [0] * len(movers.loads)                  # fetches under way in each mover
         self._connecting: Set[asyncio.Task[Stream]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._asked: Deque[Tuple[float, Fetch]] = deque()     # when an answer is due, in order
+        self._watch: Optional[asyncio.TimerHandle] = None
         self._is_closed = False
 
     def fetch(self, address: Address, fetch: Fetch) -> None:
@@ -341,13 +375,19 @@ class Lines:
         line = self._take_rested(address)
         if line is not None and line.ask(fetch):
             self._busy[line.mover] += 1
-            line.wake()
+            while self._asked and self._asked[0][1].line is None:
+                self._asked.popleft()   # over
+            self._asked.append((self._loop.time() + ANSWER_S, fetch))
+            if self._watch is None:
+                self._watch = self._loop.call_later(ANSWER_S, self._look)
         else:
             self._fetch_anew(address, fetch)
 
     async def close(self) -> None:
         """End all lines; what is under way fails."""
         self._is_closed = True
+        if self._watch is not None:
+            self._watch.cancel()
         for line in list(self._lines):
             line.job.cancel()
         connecting = list(self._connecting)
@@ -355,6 +395,18 @@ class Lines:
             task.cancel()
         if connecting:
             await asyncio.wait(connecting)
+
+    def _look(self) -> None:
+        """Lines whose answers are due by now must look for them: their movers don't know how long
+        they wait already."""
+        self._watch = None
+        now = self._loop.time()
+        while self._asked and self._asked[0][0] <= now:
+            _, fetch = self._asked.popleft()
+            if fetch.line is not None:
+                fetch.line.look_for(fetch)
+        if self._asked:
+            self._watch = self._loop.call_at(self._asked[0][0], self._look)
 
     # ------------------------------------------------------------------------ choosing
     def _take_rested(self, address: Address) -> Optional[Line]:
@@ -381,7 +433,7 @@ class Lines:
             except NetworkError as error:   # never before `fetch` has returned
                 self.mailbox.post(fetch.on_end, error)
         else:
-            task = asyncio.get_running_loop().create_task(
+            task = self._loop.create_task(
                 Stream.connect(*address, timeout_s=ANSWER_S))   # it knows how to look up a name
             fetch.connecting = task
             self._connecting.add(task)

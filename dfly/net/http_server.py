@@ -131,12 +131,13 @@ ResponseBody = Union[bytes, FileBody, PiecesBody, AsyncIterator[bytes]]
 @dataclass(frozen=True)
 class Response:
     """An answer. Lengths, Date and Connection are added; an async iterator is sent chunked, and
-    closed (`aclose`) when the other side hangs up."""
+    closed (`aclose`) when the other side hangs up. `ends`: the connection does, with it."""
 
     status: int = 200
     headers: Sequence[Tuple[str, str]] = ()
     body: ResponseBody = b""
     limits: Sequence[Limiter] = ()
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -442,7 +443,7 @@ class _Connection:
             stream.close()   # at once: to finish it would end it for the other process, too
             return False
         unread = request.body.remaining
-        stays = (is_sound and keep_alive(head) and not server.is_closing
+        stays = (is_sound and keep_alive(head) and not server.is_closing and not answer.ends
                  and not request.expects_continue and unread is not None and unread <= UNREAD_MAX)
         stays = await self._send(request, answer, stays)
         return stays and await self._drop_rest(request)

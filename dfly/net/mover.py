@@ -415,7 +415,7 @@ class Movers:
         for mover in movers:
             mover.stop()
         if movers:
-            self.mailbox.deliver()
+            self.mailbox.close()
 
     @property
     def mailbox(self) -> Mailbox:

@@ -89,9 +89,12 @@ class Serving(Transfer):
 
     def step(self, workspace: memoryview, allowed: int) -> int:
         if self._sending is None:
+            limits = self.limits
             need = self._next_request(workspace)
             if need is not None:
                 return need
+            if self.limits is not limits:   # these were not asked whether they allow a turn
+                return AGAIN
         sending = self._sending
         assert sending is not None
         need = sending.step(workspace, allowed)

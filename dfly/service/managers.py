@@ -103,7 +103,8 @@ class ManagerLink:
         self._left: Dict[int, int] = {}   # swarm -> first request after leaving it, while joining
         self._swarms: Dict[int, _Swarm] = {}
         self._stored: Dict[int, List[int]] = {}
-        self._report: Optional[asyncio.TimerHandle] = None
+        self._report: Optional[asyncio.Handle] = None
+        self._reported_at = 0.0
         self._tasks = Tasks(log)
         self._nudge = asyncio.Event()
         self._away_s = 0.0                # how long the last Busy asked us to stay away
@@ -354,12 +355,15 @@ class ManagerLink:
         self._stored.setdefault(swarm, []).append(piece)
         if self._report is None:
             loop = asyncio.get_running_loop()
-            self._report = loop.call_later(self._batch_s, self.send_reports)
+            wait_s = self._reported_at + self._batch_s - loop.time()
+            self._report = (loop.call_later(wait_s, self.send_reports) if wait_s > 0
+                            else loop.call_soon(self.send_reports))
 
     def send_reports(self) -> None:
         if self._report is not None:
             self._report.cancel()
             self._report = None
+            self._reported_at = asyncio.get_running_loop().time()
         gathered, self._stored = self._stored, {}
         for swarm, pieces in gathered.items():
             for start in range(0, len(pieces), STORED_MAX):

@@ -113,15 +113,15 @@ class PieceServer:
         served = self._find(task_id)
         given = request.headers.get(TOKEN_HEADER, "") or ""
         if served is None or not hmac.compare_digest(given.encode(), served.token.hex().encode()):
-            return Response(404, body=b"no such task, or not for you\n")
+            return _refusal(404, "no such task, or not for you")
         wanted = request.headers.get("If-Match")
         tag = version_tag(served.file.version)
         if wanted is not None and wanted != tag:
-            return Response(412, body=b"another version\n")
+            return _refusal(412, "another version")
         if listing:
             return self._list(served, tag)
         if not self._take_slot():
-            return Response(503, [("Retry-After", str(BUSY_RETRY_S))], b"busy\n")
+            return _refusal(503, "busy", ("Retry-After", str(BUSY_RETRY_S)))
         answer = self._send(request, served, tag)
         if not isinstance(answer.body, PiecesBody):
             self._ended()
@@ -177,10 +177,10 @@ class PieceServer:
             span = _span(request.headers.get("Range"), length, file)
         except RangeError as error:
             total = "*" if length is None else str(length)
-            return Response(416, [("Content-Range", f"bytes */{total}")], f"{error}\n".encode())
+            return _refusal(416, str(error), ("Content-Range", f"bytes */{total}"))
         start, stop = span or (0, length or 0)
         if not served.arriving and not _holds(file, start, stop):
-            return Response(404, body=b"pieces not held\n")
+            return _refusal(404, "pieces not held")
         body = PiecesBody(file, start, stop, on_sent=self._sent, on_end=self._ended)
         headers = [("ETag", tag), ("Accept-Ranges", "bytes"),
                    ("Content-Type", "application/octet-stream")]
@@ -195,6 +195,12 @@ class PieceServer:
     def _ended(self) -> None:
         with self._lock:
             self._active -= 1
+
+
+def _refusal(status: int, why: str, *headers: Tuple[str, str]) -> Response:
+    """It ends the connection: who asked for pieces may sleep until so many bytes have come, or
+    the end."""
+    return Response(status, headers, f"{why}\n".encode(), ends=True)
 
 
 def _usual_request(head: bytes) -> Optional[_Asked]:

@@ -146,7 +146,7 @@ class Worker:
             assert answer is not None
             return answer
         if not request.body.done:
-            return Response(405, [("Allow", "GET, HEAD"), ("Connection", "close")])
+            return Response(405, [("Allow", "GET, HEAD")], ends=True)
         # Not for us: the manager answers. If it has no room the connection ends.
         self._channel.send({"kind": "connection", "remote": list(request.remote),
                             "head": request.sent().hex()}, request.stream.sock.fileno())

@@ -11,7 +11,6 @@ import pytest
 
 from dfly.clock import Clock
 from dfly.errors import DflyError
-from dfly.net.mailbox import Mailbox
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
@@ -47,7 +46,8 @@ def download_of(length: int) -> Tuple[TaskDownload, Any]:
     """A download that nobody leads yet, and its file in a store in memory."""
     store: Any = MemoryStore()
     nothing: Any = None
-    lines: Any = SimpleNamespace(mailbox=Mailbox(asyncio.get_running_loop()))
+    loop = asyncio.get_running_loop()
+    lines: Any = SimpleNamespace(mailbox=SimpleNamespace(post=loop.call_soon_threadsafe))
     means = Means(store, nothing, lines, nothing, Metrics(), Clock(), random.Random(1), (),
                   nothing)
     file = store.open(SPEC.task_id, "v", Geometry(length, MIB))
