@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import contextmanager
 
-from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.local import BRIEF, NobodyThere, ask_json
 from dfly.cli.parser import Arguments
 from dfly.cli.ready import wait_ready
 from dfly.config import GetSettings, PeerSettings, load, private_dir
@@ -58,7 +58,7 @@ def ensure_daemon(settings: GetSettings) -> Optional[Dict[str, Any]]:
 
 def _running(socket_path: str) -> Optional[Dict[str, Any]]:
     try:
-        status = ask_json(socket_path, "GET", "/v1/status", timeout_s=START_TIMEOUT_S)
+        status = ask_json(socket_path, "GET", BRIEF, timeout_s=START_TIMEOUT_S)
     except NobodyThere:
         return None
     return status if isinstance(status, dict) else {}

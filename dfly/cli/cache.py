@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, List, Protocol
 
-from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.local import BRIEF, NobodyThere, ask_json
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.table import print_json, table
 from dfly.config import PeerSettings, load
@@ -99,7 +99,7 @@ def run(args: Arguments) -> int:
 @contextmanager
 def _opened(settings: PeerSettings) -> Iterator[Cache]:
     try:
-        ask_json(settings.socket, "GET", "/v1/status")
+        ask_json(settings.socket, "GET", BRIEF)
     except NobodyThere:
         pass  # no daemon, so the store is free; if one starts meanwhile, its lock decides
     else:

@@ -32,6 +32,7 @@ HEAD_SIZE = 16 * 1024   # bytes asked for while the head is read: events come in
 LINE_MAX = 1 << 20      # bytes of one event
 ANSWER_MAX = 64 << 20   # bytes of one JSON answer: a manager's status with thousands of hosts
 ANSWER_TIMEOUT_S = 30.0
+BRIEF = "/v1/status?brief=1"  # who the daemon is, without its downloads
 
 
 class NobodyThere(NetworkError):

@@ -1,7 +1,7 @@
 """Show what this host's daemon (or a manager) does: hosts, tasks, bytes."""
 from __future__ import annotations
 
-from dfly.cli.local import NobodyThere, ask_json
+from dfly.cli.local import BRIEF, NobodyThere, ask_json
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.table import print_json, table
 from dfly.config import MANAGER_PORT, PeerSettings, load, split_address
@@ -53,7 +53,7 @@ def _address(args: Arguments) -> Address:
         return split_address(args.manager, MANAGER_PORT)
     path = load(PeerSettings, Arguments(socket=args.socket)).socket
     try:
-        ask_json(path, "GET", "/v1/status")
+        ask_json(path, "GET", BRIEF)
     except NobodyThere as error:
         error.hint = "no daemon runs here: start one by dfly peer, or ask a --manager HOST:PORT"
         raise

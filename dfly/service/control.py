@@ -84,7 +84,7 @@ class Control:
             wish = wish_of(_json(await request.read_body(WISH_MAX)))
             return Response(200, [("Content-Type", NDJSON)], self._news(wish))
         if parts == ["v1", "status"] and method == "GET":
-            return json_response(self._status())
+            return json_response(self._brief() if "brief" in request.query else self._status())
         if parts == ["v1", "stop"] and method == "POST":
             self._peer.stop_asked.set()
             return json_response({"stopping": True})
@@ -216,14 +216,20 @@ class Control:
         return json_response({"bad": list(members(bad))})
 
     # ----------------------------------------------------------------------------- status
-    def _status(self) -> Dict[str, Any]:
+    def _brief(self) -> Dict[str, Any]:
+        """What every `dfly get` asks for: it mustn't cost more the more tasks there are."""
         peer = self._peer
         return {
             "role": "peer", "name": peer.settings.name, "version": __version__,
             "uptime_s": round(peer.clock.now() - peer.started_at, 1), "port": peer.port,
             "store": peer.settings.store,
             "managers": [{"address": link.name, "linked": link.is_open,
-                          "why": str(link.refused or "")} for link in peer.managers.links],
+                          "why": str(link.refused or "")} for link in peer.managers.links]}
+
+    def _status(self) -> Dict[str, Any]:
+        peer = self._peer
+        return {
+            **self._brief(),
             "downloads": [{"task": download.file.task_id, "url": shown_url(download),
                            "state": download.state, "runs": download.runs,
                            "manager": download.led_by, "warning": printable(download.warning),

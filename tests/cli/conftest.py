@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == f"/v1/tasks/{TASK}/content":
             self._send_content(daemon)
         else:
-            status, value = daemon.answers.get((self.command, self.path),
+            status, value = daemon.answers.get((self.command, self.path.partition("?")[0]),
                                                (404, {"error": "no such thing", "hint": ""}))
             self._send(status, json.dumps(value).encode())
 

@@ -1,12 +1,19 @@
 """What a caller may ask of the daemon, and what is refused before anything is begun."""
 from __future__ import annotations
 
-from typing import Any, Dict
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any, Awaitable, Callable, Dict, List, Optional
+from urllib.parse import parse_qsl
 
 import pytest
 
-from dfly.errors import UsageError
-from dfly.service.control import wish_of
+from dfly.clock import ManualClock
+from dfly.errors import DflyError, ServerError, UsageError
+from dfly.service.control import Control, wish_of
+from dfly.service.metrics import Metrics
+from dfly.task import Geometry
 
 URL = "http://files.example/a"
 
@@ -35,3 +42,85 @@ def test_what_can_not_be_is_refused_in_one_line(asked: Dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         wish_of(asked)
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------ its answers
+class Host:
+    """A daemon with one download, which is where the test says it is."""
+
+    def __init__(self, error: Optional[DflyError] = None, done: bool = True) -> None:
+        self.clock, self.metrics = ManualClock(), Metrics()
+        self.port, self.started_at = 1, 0.0
+        self.settings = SimpleNamespace(name="here", store="/store")
+        self.managers = SimpleNamespace(links=[SimpleNamespace(name="m:1", is_open=True,
+                                                               refused=None)])
+        future: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        if error is not None:
+            future.set_exception(error)
+        elif done:
+            future.set_result(None)
+        file = SimpleNamespace(task_id="ab" * 32, geometry=Geometry(5, 1 << 18), path="/p",
+                               hold=lambda: None, release=lambda: None, whole=lambda: True)
+        received = SimpleNamespace(pieces=0, sizes=lambda geometry, before: {"peers": 5})
+        self.download = SimpleNamespace(done=future, file=file, received=received, waiters=0,
+                                        led_by="m:1", warning="", lost_p2p=False)
+
+    @property
+    def downloads(self) -> List[Any]:
+        raise AssertionError("looked at every download")
+
+    async def start(self, wish: Any) -> Any:
+        return self.download
+
+    async def check(self, download: Any, digests: Any) -> None:
+        """Fine."""
+
+    def touch(self) -> None:
+        """Noted."""
+
+
+def request(method: str, target: str, body: bytes = b"") -> Any:
+    async def read_body(limit: int) -> bytes:
+        return body
+
+    path, _, query = target.partition("?")
+    return SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query)),
+                           read_body=read_body)
+
+
+async def parts_of(host: Any, **asked: Any) -> List[List[str]]:
+    """Kinds of the events of a POST /v1/get, as they come together."""
+    answer: Any = await Control(host).answer(
+        request("POST", "/v1/get", json.dumps({"url": URL, **asked}).encode()))
+    return [[json.loads(line)["event"] for line in part.splitlines()]
+            async for part in answer.body]
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(scene())  # type: ignore[arg-type]
+
+
+def test_a_small_file_that_came_with_the_answer_is_told_at_once() -> None:
+    async def scene() -> None:
+        assert await parts_of(Host()) == [["accepted", "done"]]
+        assert await parts_of(Host(), check="md5:" + "00" * 16) == [["accepted"], ["done"]]
+        assert await parts_of(Host(error=ServerError("404"))) == [["accepted"], ["failed"]]
+    play(scene)
+
+
+def test_one_that_is_to_come_is_accepted_first() -> None:
+    async def scene() -> None:
+        host = Host(done=False)
+        asyncio.get_running_loop().call_later(0.01, host.download.done.set_result, None)
+        assert await parts_of(host) == [["accepted"], ["progress"], ["done"]]
+    play(scene)
+
+
+def test_a_brief_status_looks_at_no_download() -> None:
+    async def scene() -> None:
+        host: Any = Host()
+        answer: Any = await Control(host).answer(request("GET", "/v1/status?brief=1"))
+        told = json.loads(answer.body)
+        assert told["managers"] == [{"address": "m:1", "linked": True, "why": ""}]
+        assert "downloads" not in told
+    play(scene)
