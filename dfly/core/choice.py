@@ -18,6 +18,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence
 
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
+from dfly.core.forest import BUSY
 from dfly.core.swarm import Lease, Peer, Swarm
 from dfly.task import count_of, lowest, run_set
 
@@ -96,6 +97,66 @@ class Chooser:
         if parent is None:
             return None
         return Offer(parent, first, min(count, lowest(~(parent.have >> first))), 0)
+
+    def for_branch(self, child: Peer, stream: int, want: int, busy_max: int,
+                   now: float) -> Optional[Offer]:
+        """A place in a tree for the first run of `want`. Whoever heads a tree, or stands in his
+        own and has lost whom he hung on, may have it from the seed."""
+        swarm = child.swarm
+        forest = swarm.forest
+        assert forest is not None
+        head = stream == child.stream or not forest.inner[stream]
+        if head and want & swarm.levels[0]:
+            offer = self._branch_from_seed(child, want & swarm.levels[0], now)
+            if offer is not None:
+                return offer
+        first = lowest(want)
+        count = lowest(~(want >> first))
+        below = 0 if child.holders_only >> first & 1 else forest.below(child, stream)
+        best: Optional[Offer] = None
+        least = 0.0
+        for parent in forest.openings[stream].pick(busy_max, self._limits.parents, self._rng):
+            if not self._usable(parent, child, now):
+                continue
+            can = parent.have | parent.leased if parent.level < below else parent.have
+            able = lowest(~(can >> first))
+            if not able:
+                continue
+            host = parent.host
+            cost = self._cost.predict(host.number, child.host.number, swarm.piece_size,
+                                      len(host.uploads))
+            if best is None or cost < least:
+                able = min(able, count)
+                held = not run_set(first, able) & ~parent.have
+                best, least = Offer(parent, first, able, 0 if held else 1 + parent.level), cost
+        if best is None and head:
+            return self._branch_from_seed(child, want, now)
+        return best
+
+    def for_orphan(self, child: Peer, want: int, now: float) -> Optional[Offer]:
+        """What no tree gives in time, from whoever holds it, the seed at last."""
+        givers = child.swarm.givers
+        picked = [givers.pick(self._rng)
+                  for _ in range(min(len(givers), 2 * self._limits.parents))]
+        best = self._cheapest(child, [parent for parent in picked if parent.have & want], now)
+        if best is None:
+            return self._branch_from_seed(child, want, now)
+        able = want & best.have
+        first = lowest(able)
+        return Offer(best, first, lowest(~(able >> first)), 0)
+
+    def _branch_from_seed(self, child: Peer, want: int, now: float) -> Optional[Offer]:
+        """The seed promises in a forest all that it will have."""
+        seed = child.swarm.seed
+        if seed is None or seed is child or not self._usable(seed, child, now):
+            return None
+        able = want & (seed.have | seed.missing)
+        if not able:
+            return None
+        first = lowest(able)
+        count = lowest(~(able >> first))
+        held = not run_set(first, count) & ~seed.have
+        return Offer(seed, first, count, 0 if held else 1)
 
     def _shorter(self, need: int, run_max: int) -> int:
         """Runs get shorter as a download ends, so that its last ones end together. They are
@@ -285,7 +346,11 @@ class Chooser:
 
     def _holder(self, child: Peer, piece: int, now: float, but: Peer) -> Optional[Peer]:
         """The best of a sample of the peers that hold the piece already, other than `but`."""
-        sample = self._sample(child.swarm, piece, 2 * self._limits.parents)
+        forest, count = child.swarm.forest, 2 * self._limits.parents
+        if forest is None:
+            sample = self._sample(child.swarm, piece, count)
+        else:
+            sample = list(forest.openings[forest.stream_of(piece)].pick(BUSY - 1, count, self._rng))
         return self._cheapest(child, [parent for parent in sample if parent is not but
                                       and parent.have >> piece & 1], now)
 

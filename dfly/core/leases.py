@@ -23,6 +23,7 @@ from typing import Deque, Dict, List, Optional, Tuple, Union
 from dfly.core.choice import ChoiceLimits, Chooser, Offer
 from dfly.core.cost import CostModel
 from dfly.core.events import Effect, Grant, Pace, Quarantine, Withdraw
+from dfly.core.forest import BUSY, Forest
 from dfly.core.pacing import PaceLimits, Pacing
 from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.core.trust import Trust, TrustLimits
@@ -32,7 +33,7 @@ from dfly.wire.messages import Failure
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
 RATE_SPAN_S = 0.1   # a child's rate is measured over at least this
 WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be seen to help
-Subject = Union[Lease, Swarm, Peer]
+Subject = Union[Lease, Swarm, Peer, None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class SchedulerLimits:
     slow_min_s: float = 0.5        # never hedge sooner
     retry_s: float = 0.25          # hungry children are looked at again
     retry_children: int = 64       # how many of them
+    forest_runs: int = 80          # the budget allows a host fewer leases than this: a forest,
+    forest_streams: int = 4        # of so many trees,
+    forest_hosts: int = 256        # if so many want the task
+    settled_s: float = 0.25        # nobody came for so long: no places are kept for who may come
+    tick_s: float = 0.01           # what the budget delays is looked at again
     choice: ChoiceLimits = field(default_factory=ChoiceLimits)
     trust: TrustLimits = field(default_factory=TrustLimits)
     pace: PaceLimits = field(default_factory=PaceLimits)
@@ -72,6 +78,8 @@ class Leases:
         self.by_number: Dict[int, Lease] = {}
         self.to_fill: Deque[Peer] = deque()    # children that may need leases
         self.to_serve: Deque[Peer] = deque()   # parents that may have something to give
+        self._delayed: Deque[Union[Peer, Swarm]] = deque()   # get more when the budget allows
+        self._ticking = False
         self.hosts = 0      # with an open link
         self.slots = 0      # upload slots of all of them together
         self.granted = 0    # leases, ever
@@ -130,7 +138,6 @@ class Leases:
     # ------------------------------------------------------------------- leases: beginning
     def work(self) -> None:
         """Fill children and use free slots until nothing is left or the step is long enough."""
-        self._stop_at = self.granted + self._limits.work_max
         while self.granted < self._stop_at:
             if self.to_fill:
                 self._fill(self.to_fill.popleft())
@@ -144,9 +151,15 @@ class Leases:
         if not child.wants or child.ready_at > self.now:
             return
         swarm = child.swarm
+        if swarm.forest is not None or self._is_vast(swarm):
+            self._fill_in_forest(child)
+            return
         window, run_max = self._shape(child)
         room = window - len(child.leases)
         while room > 0:
+            if child.leases and not self.pacing.may_grant(self.now):
+                self._delay(child)
+                return
             offer = self._choose.for_child(child, run_max, self.now)
             if offer is None:
                 break
@@ -159,11 +172,153 @@ class Leases:
         if room > 0 and child.leases and not child.ending:
             self._begin_endgame(child)
 
+    def _delay(self, child: Peer) -> None:
+        """The budget has no room for more leases to a child that has some."""
+        if not child.delayed:
+            child.delayed = True
+            self._delayed.append(child)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._alarm(self.now + self._limits.tick_s, None)
+
+    def _tick(self) -> None:
+        """Spend what the budget has gained on those that it delayed, the first ones first."""
+        self._ticking = False
+        for _ in range(min(len(self._delayed), self._limits.work_max)):
+            if not self.pacing.may_grant(self.now):
+                break
+            waiting = self._delayed.popleft()
+            waiting.delayed = False
+            if isinstance(waiting, Peer):
+                self.to_fill.append(waiting)
+            else:
+                self._tend(waiting)
+        if self._delayed:
+            self._tick_later()
+
+    # -------------------------------------------------------------------- leases in a forest
+    def _is_vast(self, swarm: Swarm) -> bool:
+        """The budget allows each host so few leases that the swarm becomes a forest now."""
+        limits, count = self._limits, len(swarm.copies)
+        if swarm.wanting < limits.forest_hosts or not swarm.sized \
+                or count < 2 * limits.forest_streams \
+                or self.pacing.run_length(swarm.piece_size) * limits.forest_runs < count:
+            return False
+        for peer in swarm.peers.values():     # else the many short runs would be in the way
+            for lease in list(peer.leases.values()):
+                self.end(lease, tell=True)
+        forest = Forest(count, limits.forest_streams)
+        swarm.plant(forest)
+        for peer in swarm.peers.values():
+            forest.enrol(peer, self.now)
+            peer.listed = peer.holders_only = 0
+            if peer.wants:
+                self.to_fill.append(peer)
+            swarm.hungry.discard(peer)
+        return True
+
+    def _fill_in_forest(self, child: Peer) -> None:
+        """A place in every tree for the child, one after the other."""
+        forest = child.swarm.forest
+        assert forest is not None
+        if not child.need:
+            if child.leases and not child.ending:
+                self._begin_endgame(child)
+            return
+        child.ending = False
+        forest.enrol(child, self.now)
+        while True:
+            stream = forest.best_stream(child)
+            if stream < 0:
+                return
+            if stream != child.stream and child.leases \
+                    and (forest.delays or not self.pacing.may_grant(self.now)):
+                forest.delay(child)   # who makes room for others or has nothing doesn't wait
+                self._tend_later(child.swarm)
+                return
+            if not self._branch(child, stream, forest.wanted(child, stream)):
+                forest.wait(child, stream)
+                self._look_again(child.swarm)
+
+    def _branch(self, child: Peer, stream: int, want: int, orphan: bool = False) -> bool:
+        """Lease a run of a tree's pieces. Places are kept for inner ones while these come."""
+        forest = child.swarm.forest
+        assert forest is not None
+        busy_max = 3
+        if stream != child.stream and not orphan:
+            settled = self.now - forest.joined_at > self._limits.settled_s
+            busy_max = 2 if settled else 1
+        offer = self._choose.for_branch(child, stream, want, busy_max, self.now)
+        if offer is None and orphan:
+            offer = self._choose.for_orphan(child, want, self.now)
+        if offer is None:
+            return False
+        lease = self._grant(child, offer, stream=stream)
+        if stream == child.stream:
+            forest.stand(child, lease.depth)
+            self.to_serve.append(child)
+        return True
+
+    def _tend_later(self, swarm: Swarm) -> None:
+        if not swarm.delayed:
+            swarm.delayed = True
+            self._delayed.append(swarm)
+        self._tick_later()
+
+    def _tend(self, swarm: Swarm) -> None:
+        """The budget has room again: for those with the fewest leases first."""
+        forest = swarm.forest
+        assert forest is not None
+        while self.granted < self._stop_at and self.pacing.may_grant(self.now):
+            child = forest.next_delayed()
+            if child is None:
+                break
+            stream = forest.best_stream(child)
+            if stream < 0:
+                continue
+            if not self._branch(child, stream, forest.wanted(child, stream)):
+                forest.wait(child, stream)
+                self._look_again(swarm)
+            forest.delay(child)
+        if forest.delays:
+            self._tend_later(swarm)
+
+    def _tend_tree(self, swarm: Swarm, stream: int, orphans: bool = False) -> bool:
+        """A place in this tree for who waits longest for one. False if it can't be had."""
+        forest = swarm.forest
+        assert forest is not None
+        settled = self.now - forest.joined_at > self._limits.settled_s
+        if not orphans and forest.openings[stream].least > (2 if settled else 1):
+            return False
+        if self.granted >= self._stop_at:
+            return False
+        child = forest.next_waiting(stream)
+        if child is None:
+            return False
+        want = forest.wanted(child, stream)
+        if not want:
+            return True
+        if child.leases and not self.pacing.may_grant(self.now):
+            forest.delay(child)
+            self._tend_later(swarm)
+            return True
+        late = orphans and self.now - child.hungry_at > self._limits.retry_s
+        if self._branch(child, stream, want, late):
+            return True
+        forest.wait(child, stream)
+        return False
+
     def _starve(self, child: Peer) -> None:
         """Nobody has anything for it now: it waits among the hungry."""
         swarm = child.swarm
         child.ending = False
         swarm.hungry.add(child)
+        self._look_again(swarm)
+
+    def _look_again(self, swarm: Swarm) -> None:
         if not swarm.retry_due:
             swarm.retry_due = True
             self._alarm(self.now + self._limits.retry_s, swarm)
@@ -203,6 +358,11 @@ class Leases:
     def _serve(self, parent: Peer) -> None:
         """Let a parent's free slots serve children that wait."""
         swarm = parent.swarm
+        if swarm.forest is not None:
+            if parent.busy < BUSY and swarm.forest.waiting[parent.stream]:
+                while self._tend_tree(swarm, parent.stream):
+                    pass
+            return
         if not swarm.hungry or parent.host.free <= 0:
             return
         tries = self._limits.serve_tries
@@ -211,6 +371,9 @@ class Leases:
                 self.to_serve.append(parent)
                 return
             child = swarm.hungry.pick(self._rng)
+            if child.leases and not self.pacing.may_grant(self.now):
+                self._delay(child)
+                return
             offer = None
             window, run_max = self._shape(child)
             if child.ready_at <= self.now:
@@ -222,15 +385,16 @@ class Leases:
             if len(child.leases) >= window or not child.may_need:
                 swarm.hungry.discard(child)
 
-    def _grant(self, child: Peer, offer: Offer, twin: bool = False) -> Lease:
+    def _grant(self, child: Peer, offer: Offer, twin: bool = False, stream: int = -1) -> Lease:
         self._last_number += 1
         self.granted += 1
+        self.pacing.granted()
         now, parent, swarm = self.now, offer.parent, child.swarm
         lease = Lease(self._last_number, child, parent, offer.first, offer.pieces)
         lease.depth = offer.depth
         lease.load = len(parent.host.uploads)
         lease.granted_at = lease.progress_at = child.hungry_at = now
-        lease.twin = twin
+        lease.twin, lease.stream = twin, stream
         lease.expect_s = self._cost.predict(parent.host.number, child.host.number,
                                             swarm.piece_size, lease.load)
         swarm.attach(lease)
@@ -269,7 +433,8 @@ class Leases:
         lost = self._release(lease)
         if lost:
             for waiting in child.host.uploads.values():
-                if waiting.parent is child:
+                if waiting.parent is child \
+                        and (waiting.stream < 0 or waiting.stream != child.stream):
                     child.holders_only |= waiting.left & lost
         self.to_fill.append(child)
 
@@ -316,6 +481,7 @@ class Leases:
 
     def ring(self) -> None:
         alarms = self._alarms
+        self._stop_at = self.granted + self._limits.work_max
         while alarms and alarms[0][0] <= self.now:
             subject = heapq.heappop(alarms)[2]
             if isinstance(subject, Lease):
@@ -324,11 +490,21 @@ class Leases:
                     self._check(subject)
             elif isinstance(subject, Peer):
                 self.to_fill.append(subject)
+            elif subject is None:
+                self._tick()
             else:
                 self._retry(subject)
 
     def _retry(self, swarm: Swarm) -> None:
         """Look again at children that wait, in case an event that would help them was missed."""
+        if swarm.forest is not None:
+            for stream in range(swarm.forest.streams):
+                while self._tend_tree(swarm, stream, orphans=True):
+                    pass
+            swarm.retry_due = any(swarm.forest.waiting)
+            if swarm.retry_due:
+                self._alarm(self.now + self._limits.retry_s, swarm)
+            return
         for _ in range(min(len(swarm.hungry), self._limits.retry_children)):
             self.to_fill.append(swarm.hungry.pick(self._rng))
         swarm.retry_due = bool(swarm.hungry)
@@ -341,7 +517,10 @@ class Leases:
         factor = limits.slow_factor if child.need else limits.endgame_factor
         expect_s = max(lease.expect_s, child.unit_s)
         slow_s = limits.slow_min_s + self.pacing.batch_s + factor * expect_s
-        if lease.left & ~lease.parent.have:
+        if lease.stream >= 0:
+            if not lease.parent.have >> lowest(lease.left) & 1:
+                slow_s *= 2            # in a tree too; but there all above may be watched as well
+        elif lease.left & ~lease.parent.have:
             slow_s *= 1 + lease.depth  # it waits itself: blame those above first
         return slow_s * child.patience
 

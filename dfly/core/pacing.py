@@ -16,6 +16,9 @@ FIRST_CHILD_BPS = 125e6     # what a downloading host moves until measured: 1 Gb
 SMOOTHING = 0.3             # weight of the newest window
 LAG_BATCH_MAX_S = 0.025     # batching for lag's sake goes no further
 LAG_FREE_S = 0.002          # a loop this late isn't loaded
+PLANNED = 0.5               # of the leases a second, for whole runs: the last ones are shorter
+BURST_S = 0.1               # credit for leases is saved up for so long
+DEBT_S = 0.25              # and children without any may overdraw it as far
 STEP = 1.5                  # the batching interval changes by this factor or not at all
 
 
@@ -24,7 +27,7 @@ class PaceLimits:
     """Budgets of one manager process."""
 
     reports_per_s: float = 12_000.0
-    leases_per_s: float = 10_000.0
+    leases_per_s: float = 20_000.0
     batch_min_s: float = 0.005
     batch_max_s: float = 0.25
 
@@ -41,6 +44,8 @@ class Pacing:
         self._window_at: Optional[float] = None
         self._reports = 0
         self._bytes = 0
+        self._credit = 0.0                 # leases that may be granted now
+        self._credit_at = 0.0
 
     def joined(self) -> bool:
         """One more host downloads. True if the batching interval changed."""
@@ -79,8 +84,25 @@ class Pacing:
         """Pieces of one lease that keep the leases of all swarms within the budget; a manager
         whose loop is late has a smaller one."""
         pieces_per_s = self._active * self.child_bps / piece_size
-        budget = self._limits.leases_per_s / max(1.0, self._lag_s / LAG_FREE_S)
-        return max(1, -int(-pieces_per_s // budget))
+        return max(1, -int(-pieces_per_s // (PLANNED * self._budget)))
+
+    def may_grant(self, now: float) -> bool:
+        """The budget has room for one more lease to a child that has some."""
+        span_s = now - self._credit_at
+        if span_s > 0:
+            self._credit_at = now
+            budget = self._budget
+            self._credit = min(self._credit + span_s * budget, BURST_S * budget)
+        return self._credit >= 1
+
+    def granted(self) -> None:
+        """A lease: even without credit, for a child that has none; others wait the longer."""
+        self._credit = max(self._credit - 1, -DEBT_S * self._budget)
+
+    @property
+    def _budget(self) -> float:
+        """Leases a second; a manager whose loop is late has fewer to give."""
+        return self._limits.leases_per_s / max(1.0, self._lag_s / LAG_FREE_S)
 
     def _adopt(self, wanted_s: float) -> bool:
         limits = self._limits

@@ -154,6 +154,7 @@ class Scheduler:
         wants = event.wants and event.host != SEED
         if wants and not peer.wants:
             peer.wants = True
+            swarm.wanting += 1
             self._leases.announce(self._leases.pacing.joined())
         elif peer.wants and not wants:
             self._stop_wanting(peer)
@@ -180,12 +181,15 @@ class Scheduler:
             swarm.disclaim(peer.have)
         peer.have = 0
         swarm.givers.discard(peer)
+        if swarm.forest is not None:
+            swarm.forest.leave(peer)
         del swarm.peers[host.number], host.peers[swarm.number]
 
     def _stop_wanting(self, peer: Peer) -> None:
         peer.swarm.hungry.discard(peer)
         if peer.wants:
             peer.wants = False
+            peer.swarm.wanting -= 1
             self._leases.pacing.left()
 
     def _check_complete(self, peer: Peer) -> None:

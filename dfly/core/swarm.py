@@ -9,10 +9,13 @@ was granted), not only when it is stored, so that two decisions in a row see eac
 from __future__ import annotations
 
 import random
-from typing import Dict, Generic, List, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Dict, Generic, List, Optional, Tuple, TypeVar
 
 from dfly.core.events import SEED
 from dfly.task import full_set, lowest, run_set
+
+if TYPE_CHECKING:
+    from dfly.core.forest import Forest
 
 T = TypeVar("T")
 SLOTS_ANY = 1 << 30  # no cap: a host's own upload slots decide
@@ -83,7 +86,8 @@ class Lease:
     """One run on its way from a parent to a child."""
 
     __slots__ = ("check_at", "checked", "child", "count", "depth", "expect_s", "first",
-                 "granted_at", "hedged", "left", "load", "number", "parent", "progress_at", "twin")
+                 "granted_at", "hedged", "left", "load", "number", "parent", "progress_at",
+                 "stream", "twin")
 
     def __init__(self, number: int, child: Peer, parent: Peer, first: int, count: int) -> None:
         self.number = number
@@ -93,6 +97,7 @@ class Lease:
         self.count = count
         self.left = run_set(first, count)  # pieces not stored yet
         self.depth = 0             # leases in a row that wait for each other above this one
+        self.stream = -1           # of the tree in which it is a branch
         self.load = 0              # leases that the parent served when this was granted
         self.expect_s = 0.0        # predicted time of the whole run
         self.granted_at = 0.0
@@ -106,9 +111,10 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "ending", "have", "holders_only", "host", "hungry_at", "leased",
-                 "leases", "least_s", "listed", "patience", "rate_at", "rate_count", "rate_pps",
-                 "ready_at", "swarm", "unit_s", "urgent_at", "wants")
+    __slots__ = ("avoid", "busy", "delayed", "ending", "have", "holders_only", "host",
+                 "hungry_at", "leased", "leases", "least_s", "level", "listed", "patience",
+                 "rate_at", "rate_count", "rate_pps", "ready_at", "stream", "swarm", "unit_s",
+                 "urgent_at", "waits", "wants")
 
     def __init__(self, swarm: Swarm, host: Host) -> None:
         self.swarm = swarm
@@ -130,6 +136,11 @@ class Peer:
         self.rate_count = 0
         self.unit_s = 0.0                   # seconds that one piece of a lease takes it
         self.least_s = 0.0                  # from a grant to its first piece, the least lately
+        self.delayed = False                # gets its next lease when the budget allows
+        self.stream = -1                    # of the tree in which it may have children
+        self.level = -1                     # of its place there; -1 = none yet
+        self.busy = 4                       # class of its open place there; 4 = none
+        self.waits = 0                      # trees in which it waits for a place, as a bitmap
 
     @property
     def missing(self) -> int:
@@ -150,8 +161,8 @@ class Peer:
 class Swarm:
     """One task under way."""
 
-    __slots__ = ("carriers", "copies", "full", "givers", "hungry", "levels", "number", "peers",
-                 "piece_size", "retry_due", "sized", "slot_cap")
+    __slots__ = ("carriers", "copies", "delayed", "forest", "full", "givers", "hungry", "levels",
+                 "number", "peers", "piece_size", "retry_due", "sized", "slot_cap", "wanting")
 
     def __init__(self, number: int, piece_count: Optional[int], piece_size: int) -> None:
         self.number = number
@@ -165,6 +176,9 @@ class Swarm:
         self.givers: Pool[Peer] = Pool()      # peers with a free upload slot (not the seed)
         self.hungry: Pool[Peer] = Pool()      # children that wait for a piece or a parent
         self.slot_cap = SLOTS_ANY             # leases that one host serves here at most
+        self.delayed = False                  # who waits gets leases when the budget allows
+        self.wanting = 0                      # peers that want pieces
+        self.forest: Optional[Forest] = None  # its trees, when it is so large that it has any
         self.retry_due = False                # an alarm is set for the hungry
         if piece_count is not None:
             self.extend(piece_count)
@@ -188,6 +202,9 @@ class Swarm:
         """The peer will hold these pieces: they count as copies, and it as their carrier."""
         if peer.host.number == SEED:
             return  # the seed isn't a copy: rarity is about peers
+        if self.forest is not None:
+            self.levels[0] &= ~pieces
+            return
         new = pieces & ~(peer.have | peer.leased)
         unlisted = pieces & ~peer.listed
         peer.listed |= unlisted
@@ -212,6 +229,14 @@ class Swarm:
                 carriers[piece].append(peer)
             piece += 1
 
+    def plant(self, forest: Forest) -> None:
+        """From now on pieces go down trees: copies are no longer counted, nor carriers listed
+        (with thousands of hosts and long runs both would cost more than all the rest)."""
+        self.forest = forest
+        self.slot_cap = SLOTS_ANY
+        self.levels = self.levels[:1]
+        self.carriers = []
+
     def _weed(self, piece: int) -> None:
         """Drop the carriers that aren't any more: else hosts that come and go fill the list."""
         bit, true = 1 << piece, []
@@ -224,6 +249,8 @@ class Swarm:
 
     def disclaim(self, pieces: int) -> None:
         """These copies of one peer are gone."""
+        if self.forest is not None:
+            return
         copies, levels = self.copies, self.levels
         piece = 0
         while pieces:
@@ -252,6 +279,8 @@ class Swarm:
         for peer in host.peers.values():
             if len(host.uploads) >= min(host.slots, peer.swarm.slot_cap):
                 peer.swarm.givers.discard(peer)
+            if peer.swarm.forest is not None:
+                peer.swarm.forest.refresh(peer)
 
     def detach(self, lease: Lease) -> int:
         """A lease is over: its slot is free again. Returns its pieces that nobody brings now."""
@@ -273,6 +302,8 @@ class Swarm:
     def offer(peer: Peer) -> None:
         """Note the peer as one that can give, if it can."""
         host = peer.host
+        if peer.swarm.forest is not None:
+            peer.swarm.forest.refresh(peer)
         if len(host.uploads) < min(host.slots, peer.swarm.slot_cap) and host.trusted \
                 and host.number != SEED:
             peer.swarm.givers.add(peer)
