@@ -24,8 +24,8 @@ SLOTS_USUAL = 16
 SLOTS_FACT_MAX = 1_000       # no host may claim more upload slots
 PARENTS_SPARE = 1_000        # told parents that are gone, kept beside twice those that aren't
 DIGESTS_EVERY = 64           # pieces from the source after which all members hear digests
-SLICE = 64                   # members told in one turn of the loop
-SLICE_PAUSE_S = 0.003        # between two: a round takes a third of the loop at most
+SLICE_S = 0.01               # between two turns of the loop in which members are told,
+TOLD_PER_S = 5_000           # so many of them a second: a tenth of the loop's time
 KEPT_MAX = 4 << 20           # bytes of digests kept to be told once more, as they were encoded
 
 
@@ -147,8 +147,9 @@ class DigestNews:
         """A piece came from the source. Who has a lease for it hears its digest; who hasn't will
         with his lease, or with every so many pieces, or when all are here: so that nobody is
         lost for long if this manager goes."""
-        if task.file.complete or count_of(task.file.known) % DIGESTS_EVERY == 0:
-            task.news_for_all = True
+        known = count_of(task.file.known)
+        if known >= task.news_at or task.file.complete:
+            task.news_for_all, task.news_at = True, known + DIGESTS_EVERY
         if task.swarm not in self._rounds:
             self._begin(task)
 
@@ -160,19 +161,22 @@ class DigestNews:
         else:
             numbers = [number for number in task.awaiting
                        if self._hosts[number].swarms[task.swarm].awaits & known]
-        self._go_on(task, numbers, known)
+        self._go_on(task, numbers, known, asyncio.get_running_loop().time() - SLICE_S)
 
-    def _go_on(self, task: LedTask, numbers: List[int], known: int) -> None:
-        """Tell a few; the rest in later turns; then what came meanwhile."""
+    def _go_on(self, task: LedTask, numbers: List[int], known: int, since: float) -> None:
+        """Tell as many as the time since the last turn allows; the rest in later ones; then what
+        came meanwhile."""
         self._rounds.pop(task.swarm, None)
-        for number in numbers[-SLICE:]:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        count = 1 + int((now - since) * TOLD_PER_S)
+        for number in numbers[-count:]:
             host = self._hosts.get(number)
             if host is not None:
                 self.tell(host, task)
-        del numbers[-SLICE:]
-        loop = asyncio.get_running_loop()
+        del numbers[-count:]
         if numbers:
-            self._rounds[task.swarm] = loop.call_later(SLICE_PAUSE_S, self._go_on, task, numbers,
-                                                       known)
+            self._rounds[task.swarm] = loop.call_at(now + SLICE_S, self._go_on, task, numbers,
+                                                    known, now)
         elif task.news_for_all or task.file.known != known:
-            self._rounds[task.swarm] = loop.call_later(SLICE_PAUSE_S, self._begin, task)
+            self._rounds[task.swarm] = loop.call_at(now + SLICE_S, self._begin, task)

@@ -61,6 +61,7 @@ BEGIN_TRIES = 2            # of a network failure at the very start: don't keep 
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
 NOT_BEGUN = "check the URL and whether its server runs"
 BROKE_OFF = "the same command goes on from what came, which is kept"
+WINDOW_GROWTH = 16         # windows are this part of what lies before: a busy loop is asked less
 CROWDED = (429, 503)       # statuses by which a source says "too many connections"
 
 
@@ -408,7 +409,8 @@ class _Transfer:
         if not self._unassigned:
             return None
         first, count = next(runs_of(self._unassigned))
-        return self._assign(geometry, first, min(count, self._ingest.limits.window_pieces))
+        window = max(self._ingest.limits.window_pieces, first // WINDOW_GROWTH)
+        return self._assign(geometry, first, min(count, window))
 
     async def _work(self, geometry: Geometry) -> None:
         """One connection's worth of runs."""

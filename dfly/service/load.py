@@ -14,6 +14,7 @@ from dfly.net.link import Backlog
 
 LAG_EVERY_S = 0.1
 LAG_SMOOTHING = 0.2
+TURN_S_PER_LINK = 20e-6      # of a turn in which a fifth of all links has something to say
 QUIET_ROUNDS = 20            # measurements without work until it isn't measured any more
 LAG_MAX_S = 1.0              # over this nobody new is let in: those who are would wait for seconds
 JOIN_BYTES = 2_048           # that a waiting join takes, its headers not counted
@@ -26,15 +27,16 @@ RETRY_SPREAD = (0.5, 1.5)    # or those who came at once would come back at once
 
 
 class Load:
-    """Of one manager. `heed` hears how late the loop runs, smoothed, whenever it was measured;
-    `works` says whether anything goes on."""
+    """Of one manager. `heed` hears how late the loop runs, smoothed and less what so many
+    `links` explain, whenever it was measured; `works` says whether anything goes on."""
 
     def __init__(self, heed: Callable[[float], None], works: Callable[[], bool],
-                 rng: random.Random) -> None:
+                 links: Callable[[], int], rng: random.Random) -> None:
         self.backlog = Backlog(UNSENT_MAX, UNSENT_FAIR)
         self.lag_s = 0.0
         self._heed = heed
         self._works = works
+        self._links = links
         self._rng = rng
         self._joins_bytes = 0
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -65,7 +67,7 @@ class Load:
             self._measure_later()
         else:
             self._timer, self.lag_s = None, 0.0
-        self._heed(self.lag_s)
+        self._heed(max(0.0, self.lag_s - TURN_S_PER_LINK * self._links()))
 
     # ----------------------------------------------------------------------------- joins
     def join_waits(self, headers_size: int) -> int:

@@ -89,6 +89,7 @@ JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
 QUARANTINED_MAX = 10_000     # host ids remembered
+STEP_LEASES = 100            # granted in one turn of the loop: some 10 ms
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
 UPLOADS_PER_SLOT = 8         # bodies served at once, per upload slot
@@ -106,7 +107,8 @@ class Manager:
         self.port = 0
         self.started_at = self.clock.now()
         self._rng = random.Random()
-        self._scheduler = Scheduler(SchedulerLimits(), LocalityCost(), random.Random())
+        self._scheduler = Scheduler(SchedulerLimits(work_max=STEP_LEASES), LocalityCost(),
+                                    random.Random())
         self._hosts: Dict[int, HostLink] = {}
         self._quarantined: Dict[bytes, None] = {}   # host ids, the oldest first
         self._next_host = core.SEED + 1
@@ -119,7 +121,8 @@ class Manager:
         self._deciding = False
         self._pending: Deque[core.Event] = deque()
         self._load = Load(lambda lag_s: self.decide(core.ManagerLagged(lag_s)),
-                          lambda: self._scheduler.active_leases > 0, self._rng)
+                          lambda: self._scheduler.active_leases > 0,
+                          lambda: len(self._hosts), self._rng)
         self._news = DigestNews(self._hosts)
         self._tasks = Tasks(log)
         self.store = DiskStore(settings.store, quota=settings.quota)

@@ -41,7 +41,7 @@ class Metrics:
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count up."""
         assert FAMILIES[name][0] == COUNTER and amount >= 0, (name, amount)
-        key = tuple(sorted(labels.items()))
+        key = tuple(sorted(labels.items())) if labels else ()
         with self._lock:
             series = self._values.setdefault(name, {})
             series[key] = series.get(key, 0) + amount
