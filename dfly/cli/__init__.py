@@ -55,7 +55,7 @@ COMMANDS: Dict[str, Command] = {
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command line; the exit code."""
-    _fill_closed_streams()
+    _prepare_streams()
     try:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -76,7 +76,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return FileError.exit_code
 
 
-def _fill_closed_streams() -> None:
+def _prepare_streams() -> None:
     """Whoever starts us by `>&-` gave no stream at all, and Python says None: what we open next
     would get its number. Writing to our stand-in for stdout fails (it can only be read), as it
     must: what was asked for gets lost. Nobody can be told that stderr is missing."""
@@ -86,6 +86,8 @@ def _fill_closed_streams() -> None:
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if sys.stderr is None:
         sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the locale can't say is escaped, as Python
+        sys.stdout.reconfigure(errors="backslashreplace")  # does on stderr, and ends no command
 
 
 def _drop_output() -> None:

@@ -12,6 +12,7 @@ import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Callable, Optional, Tuple
+from urllib.parse import unquote
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)", re.ASCII)
 SEND_SIZE = 256 * 1024
@@ -61,7 +62,7 @@ class SourceHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _answer(self, with_content: bool) -> None:
-        name = self.path.lstrip("/")
+        name = unquote(self.path.partition("?")[0].lstrip("/"))
         if name not in os.listdir(self.server.folder):
             self.send_error(404)
             return

@@ -38,7 +38,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    status = ask_json(_address(args), "GET", "/v1/status")
+    address = _address(args)
+    try:
+        status = ask_json(address, "GET", "/v1/status")
+    except NobodyThere as error:
+        error.hint = "is that the address of a manager, and does it run?"
+        raise
     if not isinstance(status, dict):
         raise ProtocolError("the answer is no status", "is that a dfly role?")
     if args.json:

@@ -47,7 +47,9 @@ def test_the_source_counts_content_bytes_and_nothing_else(source: SourceServer) 
     assert (status, headers["Content-Range"], part) == (206, "bytes 10-19/2560", CONTENT[10:20])
     assert fetch(source, "/f", Range="bytes=2500-9999")[2] == CONTENT[2500:]
     assert fetch(source, "/f", "HEAD")[2] == b""
+    assert fetch(source, "/%66?x=1", "HEAD")[0] == 200
     assert fetch(source, "/absent")[0] == 404
+    assert fetch(source, "/..%2Ff")[0] == 404
     assert fetch(source, "/../f")[0] == 404
     assert json.loads(fetch(source, "/count")[2]) == {"bytes": 2560 + 10 + 60, "requests": 3}
 

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 
@@ -44,6 +45,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     (["demo", "--hosts", "100000"], "dfly simulate does thousands"),
     (["demo", "--size", "0"], "an empty file shows nothing"),
     (["status", "--manager", "a:b:c:d/"], "not an address"),
+    (["demo", "--hosts", "x"], "--hosts: not a whole number"),
 ])
 def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: List[str],
                                  words: str) -> None:
@@ -51,6 +53,32 @@ def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: 
     said = capsys.readouterr()
     assert words in said.err and said.err.startswith("dfly: ") and said.err.count("\n") == 1
     assert said.out == "" and "\x1b" not in said.err
+
+
+def test_a_manager_that_isnt_there_is_told_with_a_hint(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        assert main(["status", "--manager", f"127.0.0.1:{nobody.getsockname()[1]}"]) == 4
+    assert "is that the address of a manager, and does it run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["serve", "peer", "config"])
+def test_a_name_that_is_no_address_here(role: str, short_path: Path) -> None:
+    more = [] if role == "config" else ["--store", str(short_path / "store")]
+    more += ["--socket", str(short_path / "s")] if role == "peer" else []
+    done = subprocess.run([sys.executable, "-m", "dfly", role, "--listen", "no such.name", *more],
+                          cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode == 4 and said.endswith(
+        "no such host name: give an address of this host, or 0.0.0.0 for all"), done.stderr
+
+
+def test_a_name_that_the_locale_cannot_say_is_escaped(daemon: Any) -> None:
+    daemon.answers["GET", "/v1/status"] = (200, {"role": "peer", "name": "h\u00f6st"})
+    done = subprocess.run([sys.executable, "-m", "dfly", "status"], cwd=ROOT, check=False,
+                          capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"h\\xf6st" in done.stdout, done.stderr
 
 
 def test_no_command_prints_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
