@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Tuple
 
 from dfly.cli.download import Download
+from dfly.clock import Clock
 
 WIDTH_MAX = 8        # downloads under way at once: more bring nothing on a few cores
 SMALL_MAX = 8 << 20  # bytes
@@ -57,6 +58,7 @@ class Begun:
 
     def __init__(self, download: Download) -> None:
         self.request = download.request
+        self.began_at = Clock().now()
         self.length: Optional[int] = None   # bytes, once it's done
         self._download = download
         self._in_turn = False

@@ -46,6 +46,8 @@ class Request:
 class Download:
     """One URL to one target; target None = standard output."""
 
+    began_at: Optional[float] = None  # it begins when it runs
+
     def __init__(self, socket_path: str, request: Request, target: Optional[Target]) -> None:
         self.request = request
         self.target = target

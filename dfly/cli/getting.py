@@ -56,7 +56,7 @@ def _in_turn(downloads: List[Download], settings: GetSettings) -> Iterable[Union
 
 def _one(download: Union[Download, Begun], screen: Screen) -> int:
     """Run one download to its end; its exit code, after saying why it failed."""
-    screen.begin(download.request.url)
+    screen.begin(download.request.url, download.began_at)
     try:
         path, done = download.run(screen.event)
     except DflyError as error:

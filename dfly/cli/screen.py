@@ -12,7 +12,7 @@ from dfly.errors import DflyError, printable
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, Optional
 
 REDRAW_S = 0.1  # at most ten lines a second: no flicker, no noticeable work
 RESUMABLE = "interrupted; the same command goes on from what is here already"
@@ -32,9 +32,11 @@ class Screen:
         self._url = ""
         self._meter = Meter("", 0.0)
 
-    def begin(self, url: str) -> None:
+    def begin(self, url: str, began_at: Optional[float] = None) -> None:
+        """The next download; `began_at` = by the clock, where it wasn't just now."""
         self._url = url
-        self._meter = Meter(name_from_url(url), self._clock.now())
+        self._meter = Meter(name_from_url(url),
+                            self._clock.now() if began_at is None else began_at)
 
     def event(self, event: Dict[str, Any]) -> None:
         """An event before the last."""
