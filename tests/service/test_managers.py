@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Awaitable, Callable, List
+from typing import Awaitable, Callable, List, Sequence, Union
 
 import pytest
 
 from dfly.clock import Clock
 from dfly.errors import NetworkError
-from dfly.net.http_server import HttpServer, Request, Upgrade
+from dfly.net.http_server import HttpServer, Request, Response, Upgrade
 from dfly.net.link import Link
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream
@@ -19,6 +19,7 @@ from dfly.task import TaskSpec
 from dfly.wire.messages import (
     LINK_PROTOCOL,
     Accepted,
+    Busy,
     Changed,
     Hello,
     Join,
@@ -65,18 +66,26 @@ class Failing:
         self.lost.set()
 
 
-def with_manager(answer: Answer, story: Callable[[ManagerLink], Awaitable[None]]) -> None:
-    """Run `story` with a link to a manager that answers by `answer`."""
+def with_manager(answer: Answer, story: Callable[[ManagerLink], Awaitable[None]],
+                 turned_away: Sequence[Union[Busy, int]] = ()) -> None:
+    """Run `story` with a link to a manager that answers by `answer`. The first attempts to open
+    the link are `turned_away`: by Busy, or by this HTTP status."""
+    left = list(turned_away)
+
     async def serve(stream: Stream) -> None:
         link = Link(stream, Session(Role.MANAGER, CLOCK.now()), CLOCK)
 
         def handle(message: Message) -> None:
             if isinstance(message, Hello):
-                link.send(Welcome("manager", 10.0, 0.0))
-            answer(link, message)
+                busy = left.pop(0) if left else None
+                link.send(busy if isinstance(busy, Busy) else Welcome("manager", 10.0, 0.0))
+            if link.is_open:
+                answer(link, message)
         await link.run(handle)
 
-    async def handler(request: Request) -> Upgrade:
+    async def handler(request: Request) -> Union[Response, Upgrade]:
+        if left and isinstance(left[0], int):
+            return Response(left.pop(0))
         return Upgrade(LINK_PROTOCOL, serve)
 
     async def run() -> None:
@@ -88,7 +97,7 @@ def with_manager(answer: Answer, story: Callable[[ManagerLink], Awaitable[None]]
                            random.Random(1), lambda: None)
         link.start()
         try:
-            assert await link.opened(10.0)
+            assert turned_away or await link.opened(10.0)
             await asyncio.wait_for(story(link), 20.0)
         finally:
             await link.stop()
@@ -176,4 +185,57 @@ def test_an_answer_that_crosses_a_leave_is_asked_for_again() -> None:
         accepted = await joining
         assert heard == ["Hello", "Join", "Leave", "Urgent", "Leave", "Join"]
         assert accepted.request == 2
+    with_manager(answer, story)
+
+
+# ---------------------------------------------------------------------------------- busy
+def nothing(link: Link, message: Message) -> None:
+    """What a manager says that has nothing to say."""
+
+
+def test_a_busy_manager_is_waited_for_and_left_alone_meanwhile() -> None:
+    async def story(link: ManagerLink) -> None:
+        began_at = CLOCK.now()
+        told: List[float] = []
+        assert await link.opened(1.0, told.append)   # less than it asks for
+        assert CLOCK.now() - began_at > 0.7 * (0.8 + 0.9)   # jitter takes 0.3 at most
+        assert told and all(0 < busy_s <= managers.BUSY_PATIENCE_S for busy_s in told)
+        assert link.busy_s == 0.0 and link.refused is None
+    with_manager(nothing, story, [Busy(0.8, "full"), Busy(0.9, "full")])
+
+
+def test_a_manager_that_stays_busy_for_too_long_counts_as_gone(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managers, "BUSY_PATIENCE_S", 0.3)
+
+    async def story(link: ManagerLink) -> None:
+        assert not await link.opened(5.0)
+        assert "busy: full" in str(link.refused) and link.busy_s == 0.0
+    with_manager(nothing, story, [Busy(10.0, "full")])
+
+
+def test_a_manager_without_a_free_connection_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managers, "BUSY_RETRY_S", 0.2)
+
+    async def story(link: ManagerLink) -> None:
+        assert await link.opened(5.0)
+    with_manager(nothing, story, [503, 503])
+
+
+def test_busy_on_an_open_link_ends_the_membership_and_the_link_comes_back() -> None:
+    def answer(link: Link, message: Message) -> None:
+        if isinstance(message, Join):
+            accept(link, message.request)
+        if isinstance(message, Urgent):
+            link.send(Busy(0.2, "overload"))
+
+    async def story(link: ManagerLink) -> None:
+        accepted = await link.join(join, 10.0)
+        member = Failing()
+        link.attach(accepted.swarm, member)
+        link.reader_at(accepted.swarm, 0)
+        await member.lost.wait()
+        assert not link.is_open and link.busy_s > 0
+        assert await link.opened(0.01)
+        await link.join(join, 10.0)
     with_manager(answer, story)
