@@ -148,8 +148,8 @@ class DigestNews:
         with his lease, or with every so many pieces, or when all are here: so that nobody is
         lost for long if this manager goes."""
         known = count_of(task.file.known)
-        if known >= task.news_at or task.file.complete:
-            task.news_for_all, task.news_at = True, known + DIGESTS_EVERY
+        if known - task.news_at >= DIGESTS_EVERY or task.file.complete:
+            task.news_for_all, task.news_at = True, known
         if task.swarm not in self._rounds:
             self._begin(task)
 

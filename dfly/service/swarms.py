@@ -66,7 +66,7 @@ class LedTask:
     members: Set[int] = field(default_factory=set)     # hosts
     awaiting: Set[int] = field(default_factory=set)    # those with leases on undigested pieces
     news_for_all: bool = False     # digests that those without leases on them haven't heard of
-    news_at: int = 0               # of so many digests all members hear again
+    news_at: int = 0               # digests that there were when all were last to hear
     used_at: float = 0.0
 
     @property
