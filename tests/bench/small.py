@@ -77,6 +77,9 @@ def run(args: Any) -> Dict[str, Any]:
                                   ("one_big", 1, args.big_size),
                                   ("many_big", args.big_count, args.big_size)):
             result.update(measured(scene, name, count, parse_size(size), args.runs))
+        result["seconds"] = result["many_s"]
+        result["cpu_s"] = round(sum(result[f"many_{whose}cpu_s"]
+                                    for whose in ("", "peer_", "manager_")), 3)
         result["peer_rss_mb"] = round(measure.rss_mb(scene.peer.process), 1)
         result["manager_rss_mb"] = round(measure.rss_mb(scene.manager.process), 1)
     return result

@@ -54,6 +54,7 @@ def run(runs: int) -> Dict[str, Any]:
                            f"{name}_min_max": [round(min(seconds), 4), round(max(seconds), 4)],
                            f"{name}_cpu_s": round(statistics.median(cpu for _, cpu in times), 4)})
         measure.check_copies([copy], digest)
+        result.update(seconds=result["get_cached_s"], cpu_s=result["get_cached_cpu_s"])
     return result
 
 
