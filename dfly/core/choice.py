@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Iterable, List, NamedTuple, Optional, Sequence
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
 from dfly.core.forest import BUSY
-from dfly.core.swarm import Lease, Peer, Swarm
+from dfly.core.swarm import Group, Lease, Peer, Swarm
 from dfly.task import count_of, lowest, run_set
 
 SCAN_MAX = 8       # carriers looked at one by one when a piece has no more
@@ -38,6 +38,7 @@ class ChoiceLimits:
     urgent_pieces: int = 8    # how far ahead of a reader is urgent
     ahead_runs: int = 2       # runs that the seed promises before it has them
     seed_helps: int = 4       # leases of a seed that has nothing new to send
+    near_patience_s: float = 2.0   # without a lease so long, a child waits for nobody near it
     patience_s: float = 0.2   # an idle seed helps a child that got nothing for so long
 
 
@@ -69,16 +70,92 @@ class Chooser:
             if offer is not None:
                 return offer
         run_max = self._shorter(need, run_max)
+        if len(child.groups) and self._is_near_others(child, now):
+            return self._by_location(child, need, run_max, now)
+        return self._anywhere(child, need, run_max, now)
+
+    def _anywhere(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
         return (self._fresh(child, need, run_max, now)
                 or self._rare(child, need, run_max, now)
                 or self._sampled(child, need, run_max, now)
                 or self._last_resort(child, need, run_max, now))
+
+    def _is_near_others(self, child: Peer, now: float) -> bool:
+        """Others share its location, and it doesn't wait for them in vain."""
+        return len(child.groups[0].peers) > 1 \
+            and (bool(child.leases) or now - child.hungry_at < self._limits.near_patience_s)
+
+    def _by_location(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
+        """What nobody near has or is getting comes from afar, unless much does so already; what
+        somebody has comes from there, even if that means to wait."""
+        near: List[Tuple[Optional[Group], int]] = []
+        full = False
+        for group in reversed(child.groups):
+            if len(group.peers) > 1:
+                inside = self._inside(child.swarm, group)
+                if need & inside and not full:
+                    near.append((group, need & inside))
+                need &= ~inside
+                full = full or group.is_full
+        if need and not full:
+            near.append((None, need))
+        for where, able in reversed(near):
+            offer = (self._anywhere(child, able, run_max, now) if where is None
+                     else self._within(where, child, able, run_max, now))
+            if offer is not None:
+                return offer
+        return None
+
+    @staticmethod
+    def _inside(swarm: Swarm, group: Group) -> int:
+        """Pieces that somebody in the group holds or is getting, or the seed there holds."""
+        seed = swarm.seed
+        if seed is None or seed not in group.peers:
+            return group.inside
+        return group.inside | seed.have
+
+    def _within(self, group: Group, child: Peer, able: int, run_max: int,
+                now: float) -> Optional[Offer]:
+        """From somebody in the group, the seed last unless nobody has the pieces yet."""
+        seed = child.swarm.seed
+        local = seed is not None and seed in group.peers
+        if local:
+            offer = self._fresh(child, able, run_max, now)
+            if offer is not None:
+                return offer
+        givers = group.givers
+        picked = [givers.pick(self._rng)
+                  for _ in range(min(len(givers), 2 * self._limits.parents))]
+        useful = [parent for parent in picked
+                  if able & (parent.have if run_max == 1 else parent.have | parent.leased)]
+        best = self._cheapest(child, useful, now)
+        offer = None if best is None else self._from(best, child, able, run_max)
+        if offer is None and local:
+            assert seed is not None
+            able &= seed.have & ~group.inside
+            if able and self._usable(seed, child, now):
+                first = self._any_of(able, child.swarm.full)
+                offer = Offer(seed, first, min(lowest(~(able >> first)), run_max), 0)
+        return offer
+
+    def _by_pair(self, parent: Peer, child: Peer, need: int) -> int:
+        """What the child may take from this parent, if others near it aren't to give it."""
+        for group in child.enters(parent):
+            if len(group.peers) > 1:
+                if group.is_full:
+                    return 0
+                need &= ~self._inside(child.swarm, group)
+        return need
 
     def for_pair(self, parent: Peer, child: Peer, run_max: int, now: float) -> Optional[Offer]:
         """What this parent could give this child now."""
         need = child.need
         if not need or not self._usable(parent, child, now):
             return None
+        if len(child.groups) and self._is_near_others(child, now):
+            need = self._by_pair(parent, child, need)
+            if not need:
+                return None
         run_max = self._shorter(need, run_max)
         if parent.host.number == SEED:
             return (self._fresh(child, need, run_max, now)

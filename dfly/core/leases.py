@@ -31,8 +31,13 @@ from dfly.task import lowest
 from dfly.wire.messages import Failure
 
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
-RATE_SPAN_S = 0.1   # a child's rate is measured over at least this
-WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be seen to help
+RATE_SPAN_S = 0.1   # a child's rate is measured over at least this,
+RATE_COUNT = 16     # or over so many pieces,
+RATE_LEAST_S = 0.02 # if they took so long
+WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be seen to help;
+STARTUP_GAIN = 3.0  # more while each measurement of a child's rate
+GROWTH = 1.25       # is so much above those before,
+PLATEAUS = 3        # until so many aren't
 Subject = Union[Lease, Swarm, Peer, None]
 
 
@@ -124,11 +129,19 @@ class Leases:
         now = self.now
         peer.rate_count += count
         span_s = now - peer.rate_at
-        if span_s >= RATE_SPAN_S:
+        if span_s >= RATE_SPAN_S or (peer.rate_count >= RATE_COUNT and span_s >= RATE_LEAST_S):
             if span_s < 5 * RATE_SPAN_S:  # else it was idle meanwhile, which measures nothing
-                peer.rate_pps += 0.5 * (peer.rate_count / span_s - peer.rate_pps)
+                self._learn_rate(peer, peer.rate_count / span_s)
             peer.rate_at, peer.rate_count = now, 0
         self.announce(self.pacing.reported(count * peer.swarm.piece_size, now))
+
+    def _learn_rate(self, peer: Peer, rate_pps: float) -> None:
+        share = 0.5 if peer.rate_pps else 1.0
+        peer.rate_pps += share * (rate_pps - peer.rate_pps)
+        if rate_pps > GROWTH * peer.rate_best:
+            peer.rate_best, peer.plateau = rate_pps, 0
+        else:
+            peer.plateau += 1
 
     def announce(self, changed: bool) -> None:
         """Tell the peers the batching interval, if it changed."""
@@ -343,7 +356,8 @@ class Leases:
         run_max = self.pacing.run_length(swarm.piece_size)
         slots = self.slots // self.hosts
         most = max(2, min(limits.window_max, 3 * slots // 4))
-        wanted = 2 + int(WINDOW_GAIN * child.rate_pps * child.least_s)
+        gain = WINDOW_GAIN if child.plateau >= PLATEAUS else STARTUP_GAIN
+        wanted = 2 + int(gain * child.rate_pps * child.least_s)
         if run_max == 1:
             swarm.slot_cap = SLOTS_ANY
             return min(max(limits.window_min, wanted), most), -(-wanted // most)
@@ -466,6 +480,8 @@ class Leases:
         self.out.append(Quarantine(host.number, "sent bytes that contradict their digest"))
         for peer in host.peers.values():
             peer.swarm.givers.discard(peer)
+            for group in peer.groups:
+                group.givers.discard(peer)
         for lease in list(host.uploads.values()):
             self.end(lease, tell=True)
 

@@ -18,7 +18,7 @@ LAG_BATCH_MAX_S = 0.025     # batching for lag's sake goes no further
 LAG_FREE_S = 0.002          # a loop this late isn't loaded
 PLANNED = 0.5               # of the leases a second, for whole runs: the last ones are shorter
 BURST_S = 0.1               # credit for leases is saved up for so long
-DEBT_S = 0.25              # and children without any may overdraw it as far
+DEBT_S = 0.1               # and children without any may overdraw it as far
 STEP = 1.5                  # the batching interval changes by this factor or not at all
 
 
@@ -44,7 +44,7 @@ class Pacing:
         self._window_at: Optional[float] = None
         self._reports = 0
         self._bytes = 0
-        self._credit = 0.0                 # leases that may be granted now
+        self._credit = BURST_S * limits.leases_per_s   # leases that may be granted now
         self._credit_at = 0.0
 
     def joined(self) -> bool:

@@ -89,7 +89,7 @@ class Scheduler:
     def _host_joined(self, event: HostJoined) -> None:
         if event.host in self._hosts:
             self._forget_host(event.host)
-        host = Host(event.host, max(0, event.upload_slots), event.trusted)
+        host = Host(event.host, max(0, event.upload_slots), event.trusted, tuple(event.labels))
         self._hosts[event.host] = host
         self._leases.hosts += 1
         self._leases.slots += host.slots
@@ -177,9 +177,10 @@ class Scheduler:
             self._leases.end(lease, tell)
         for lease in [lease for lease in host.uploads.values() if lease.parent is peer]:
             self._leases.end(lease, tell=True)
+        gone, peer.have = peer.have, 0
         if host.number != SEED:
-            swarm.disclaim(peer.have)
-        peer.have = 0
+            swarm.disclaim(peer, gone)
+        swarm.leave(peer)
         swarm.givers.discard(peer)
         if swarm.forest is not None:
             swarm.forest.leave(peer)
@@ -253,7 +254,7 @@ class Scheduler:
         if lost:
             peer.have &= pieces
             if peer.host.number != SEED:
-                swarm.disclaim(lost)
+                swarm.disclaim(peer, lost)
             for lease in list(peer.host.uploads.values()):
                 if lease.parent is peer and lease.left & lost:
                     self._leases.end(lease, tell=True)

@@ -9,8 +9,9 @@ was granted), not only when it is stored, so that two decisions in a row see eac
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Dict, Generic, List, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Dict, Generic, List, Optional, Sequence, Tuple, TypeVar
 
+from dfly.core.cost import LEVELS_MAX
 from dfly.core.events import SEED
 from dfly.task import full_set, lowest, run_set
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SLOTS_ANY = 1 << 30  # no cap: a host's own upload slots decide
+ENTERING_EACH = 2    # leases from outside that a group has for each of its peers
+ENTERING_MORE = 4    # and for all together
+LOOK_MAX = 64        # peers of a group that are asked who else holds what one has lost
 CARRIERS_SPARE = 16  # entries of a list of carriers that may be untrue, however few are true
 
 
@@ -57,14 +61,45 @@ class Pool(Generic[T]):
         return items[int(rng.random() * len(items))]
 
 
+class Group:
+    """The peers of a swarm that share a location: a region, a rack, a host.
+
+    A piece should come into it once: who needs what somebody inside holds or is getting takes it
+    there. Bits of `inside` may be missing after a loss (a piece comes in twice then), never wrong
+    for long."""
+
+    __slots__ = ("entering", "givers", "inside", "peers")
+
+    def __init__(self) -> None:
+        self.peers: Dict[Peer, None] = {}     # a set that keeps its order
+        self.givers: Pool[Peer] = Pool()      # of these, who has a free upload slot
+        self.inside = 0                       # pieces that somebody here holds or is getting
+        self.entering = 0                     # leases from outside
+
+    @property
+    def is_full(self) -> bool:
+        """So many leases come in that more would only make them slower."""
+        return self.entering >= ENTERING_EACH * len(self.peers) + ENTERING_MORE
+
+    def lose(self, pieces: int) -> None:
+        """Somebody here holds these pieces no longer: others may."""
+        self.inside &= ~pieces
+        for count, peer in enumerate(self.peers):
+            if count == LOOK_MAX:
+                break
+            self.inside |= (peer.have | peer.leased) & pieces
+
+
 class Host:
     """A machine with an open link, in whatever number of swarms."""
 
-    __slots__ = ("accused", "avoid_until", "doubted_by", "number", "peers", "sent_at", "silences",
-                 "slots", "strikes", "trusted", "uploads")
+    __slots__ = ("accused", "avoid_until", "doubted_by", "labels", "number", "peers", "sent_at",
+                 "silences", "slots", "strikes", "trusted", "uploads")
 
-    def __init__(self, number: int, slots: int, trusted: bool) -> None:
+    def __init__(self, number: int, slots: int, trusted: bool,
+                 labels: Tuple[str, ...] = ()) -> None:
         self.number = number
+        self.labels = labels                   # its location, widest first
         self.slots = slots
         self.trusted = trusted
         self.uploads: Dict[int, Lease] = {}    # leases that it serves, over all swarms
@@ -111,10 +146,10 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "busy", "delayed", "ending", "have", "holders_only", "host",
+    __slots__ = ("avoid", "busy", "delayed", "ending", "groups", "have", "holders_only", "host",
                  "hungry_at", "leased", "leases", "least_s", "level", "listed", "patience",
-                 "rate_at", "rate_count", "rate_pps", "ready_at", "stream", "swarm", "unit_s",
-                 "urgent_at", "waits", "wants")
+                 "plateau", "rate_at", "rate_best", "rate_count", "rate_pps", "ready_at",
+                 "stream", "swarm", "unit_s", "urgent_at", "waits", "wants")
 
     def __init__(self, swarm: Swarm, host: Host) -> None:
         self.swarm = swarm
@@ -132,15 +167,29 @@ class Peer:
         self.hungry_at = 0.0                # of the last lease granted to it
         self.patience = 1.0                 # factor on "too slow", for slow links
         self.rate_pps = 0.0                 # pieces a second that it stores
+        self.rate_best = 0.0                # the most that it stored, and
+        self.plateau = 0                    # times in a row that it didn't store clearly more
         self.rate_at = 0.0                  # since when rate_count is counted
         self.rate_count = 0
         self.unit_s = 0.0                   # seconds that one piece of a lease takes it
         self.least_s = 0.0                  # from a grant to its first piece, the least lately
+        self.groups: List[Group] = swarm.enter(self)   # by location, widest first
         self.delayed = False                # gets its next lease when the budget allows
         self.stream = -1                    # of the tree in which it may have children
         self.level = -1                     # of its place there; -1 = none yet
         self.busy = 4                       # class of its open place there; 4 = none
         self.waits = 0                      # trees in which it waits for a place, as a bitmap
+
+    def enters(self, parent: Peer) -> Sequence[Group]:
+        """The groups that pieces from this parent would come into."""
+        if not self.groups:
+            return ()
+        shared = 0
+        for one, other in zip(self.groups, parent.groups):
+            if one is not other:
+                break
+            shared += 1
+        return self.groups[shared:] if shared else self.groups
 
     @property
     def missing(self) -> int:
@@ -161,8 +210,9 @@ class Peer:
 class Swarm:
     """One task under way."""
 
-    __slots__ = ("carriers", "copies", "delayed", "forest", "full", "givers", "hungry", "levels",
-                 "number", "peers", "piece_size", "retry_due", "sized", "slot_cap", "wanting")
+    __slots__ = ("carriers", "copies", "delayed", "forest", "full", "givers", "groups", "hungry",
+                 "levels", "number", "peers", "piece_size", "retry_due", "sized",
+                 "slot_cap", "wanting")
 
     def __init__(self, number: int, piece_count: Optional[int], piece_size: int) -> None:
         self.number = number
@@ -176,6 +226,7 @@ class Swarm:
         self.givers: Pool[Peer] = Pool()      # peers with a free upload slot (not the seed)
         self.hungry: Pool[Peer] = Pool()      # children that wait for a piece or a parent
         self.slot_cap = SLOTS_ANY             # leases that one host serves here at most
+        self.groups: Dict[Tuple[str, ...], Group] = {}   # by location
         self.delayed = False                  # who waits gets leases when the budget allows
         self.wanting = 0                      # peers that want pieces
         self.forest: Optional[Forest] = None  # its trees, when it is so large that it has any
@@ -197,11 +248,35 @@ class Swarm:
         self.levels[0] |= run_set(known, piece_count - known)
         self.full = full_set(piece_count)
 
+    # ------------------------------------------------------------------------- locations
+    def enter(self, peer: Peer) -> List[Group]:
+        """The groups of the peer's location, one for each label."""
+        labels = peer.host.labels[:LEVELS_MAX]
+        groups = []
+        for count in range(1, len(labels) + 1):
+            group = self.groups.get(labels[:count])
+            if group is None:
+                group = self.groups[labels[:count]] = Group()
+            group.peers[peer] = None
+            groups.append(group)
+        return groups
+
+    def leave(self, peer: Peer) -> None:
+        """The peer is gone, and so is what it held."""
+        labels = peer.host.labels[:LEVELS_MAX]
+        for count, group in enumerate(peer.groups, 1):
+            del group.peers[peer]
+            group.givers.discard(peer)
+            if not group.peers:
+                del self.groups[labels[:count]]
+
     # ------------------------------------------------------------------ copies and carriers
     def claim(self, peer: Peer, pieces: int) -> None:
         """The peer will hold these pieces: they count as copies, and it as their carrier."""
         if peer.host.number == SEED:
             return  # the seed isn't a copy: rarity is about peers
+        for group in peer.groups:
+            group.inside |= pieces
         if self.forest is not None:
             self.levels[0] &= ~pieces
             return
@@ -247,8 +322,11 @@ class Swarm:
                 peer.listed &= ~bit
         self.carriers[piece] = true
 
-    def disclaim(self, pieces: int) -> None:
-        """These copies of one peer are gone."""
+    def disclaim(self, peer: Peer, pieces: int) -> None:
+        """These copies of the peer are gone."""
+        if pieces:
+            for group in peer.groups:
+                group.lose(pieces)
         if self.forest is not None:
             return
         copies, levels = self.copies, self.levels
@@ -276,9 +354,13 @@ class Swarm:
         host = parent.host
         assert host.free > 0 and parent is not child
         host.uploads[lease.number] = lease
+        for group in child.enters(parent):
+            group.entering += 1
         for peer in host.peers.values():
             if len(host.uploads) >= min(host.slots, peer.swarm.slot_cap):
                 peer.swarm.givers.discard(peer)
+                for group in peer.groups:
+                    group.givers.discard(peer)
             if peer.swarm.forest is not None:
                 peer.swarm.forest.refresh(peer)
 
@@ -287,6 +369,8 @@ class Swarm:
         child, host = lease.child, lease.parent.host
         del child.leases[lease.number]
         del host.uploads[lease.number]
+        for group in child.enters(lease.parent):
+            group.entering -= 1
         for peer in host.peers.values():
             self.offer(peer)
         if not lease.left:
@@ -295,7 +379,7 @@ class Swarm:
         for other in child.leases.values():
             lost &= ~other.left
         child.leased &= ~lost
-        self.disclaim(lost)
+        self.disclaim(child, lost)
         return lost
 
     @staticmethod
@@ -307,3 +391,5 @@ class Swarm:
         if len(host.uploads) < min(host.slots, peer.swarm.slot_cap) and host.trusted \
                 and host.number != SEED:
             peer.swarm.givers.add(peer)
+            for group in peer.groups:
+                group.givers.add(peer)

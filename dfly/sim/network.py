@@ -14,10 +14,9 @@ A quantum of several pieces arrives as one: that is later than in reality, never
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from dfly.sim.world import World
-from dfly.task import lowest, run_set
 
 IN_FLIGHT = 2  # quanta of one flow on the way, besides what the path's delay holds
 WINDOW_MAX = 256  # quanta of delay that a flow may fill: as far as TCP windows grow
@@ -109,18 +108,18 @@ Arrival = Tuple[Flow, int, int]   # pieces first .. stop-1 are whole now; none o
 class Network:
     """Moves flows; tells `on_pieces(flow, first, stop)` when pieces have arrived whole."""
 
-    def __init__(self, world: World, latency_s: float, sizes: Callable[[int], int], grain: Grain,
+    def __init__(self, world: World, latency_s: float, sizes: Sequence[int], grain: Grain,
                  on_pieces: Callable[[Flow, int, int], None]) -> None:
         assert grain.parts == 1 or grain.pieces == 1, grain
         self._world = world
         self._latency_s = latency_s
-        self._size_of = sizes
+        self._sizes = sizes           # of the pieces, in bytes
         self._parts, self._stride = grain
         self._on_pieces = on_pieces
 
     def start(self, flow: Flow) -> None:
         rate_bps = min(flow.sender.up_bps, flow.receiver.down_bps)
-        held = 2 * self._latency_s * rate_bps * self._parts / (self._size_of(0) * self._stride)
+        held = 2 * self._latency_s * rate_bps * self._parts / (self._sizes[0] * self._stride)
         flow.window = IN_FLIGHT + min(WINDOW_MAX, int(held))
         self._go_on(flow)
 
@@ -130,12 +129,14 @@ class Network:
 
     def stored(self, host: Endpoint, first: int, stop: int) -> None:
         """The host has these pieces now: flows that waited for one go on."""
-        host.have |= run_set(first, stop - first)
-        if host.waiting:
+        host.have |= ((1 << stop - first) - 1) << first
+        waiting = host.waiting
+        if waiting:
             for piece in range(first, stop):
-                for flow in host.waiting.pop(piece, ()):
-                    flow.queued = False
-                    self._go_on(flow)
+                if piece in waiting:
+                    for flow in waiting.pop(piece):
+                        flow.queued = False
+                        self._go_on(flow)
 
     def _go_on(self, flow: Flow) -> None:
         """Queue the flow's next quantum, if it may and can be sent."""
@@ -183,15 +184,19 @@ class Network:
         """(first piece that the flow's next quantum completes, or its end; bytes)."""
         first = flow.next_piece
         if self._stride > 1:
-            held = lowest(~(flow.sender.have >> first))
-            stop = flow.next_piece = min(first + min(held, self._stride), flow.stop)
-            size_of = self._size_of
-            return first, size_of(first) * (stop - 1 - first) + size_of(stop - 1)
+            have, stop, sizes = flow.sender.have >> first, first + 1, self._sizes
+            most = first + self._stride
+            if most > flow.stop:
+                most = flow.stop
+            while stop < most and have >> stop - first & 1:
+                stop += 1
+            flow.next_piece = stop
+            return first, sizes[first] * (stop - 1 - first) + sizes[stop - 1]
         flow.part += 1
         if flow.part == self._parts:
             flow.part = 0
             flow.next_piece = first + 1
-        return first, self._size_of(first) / self._parts
+        return first, self._sizes[first] / self._parts
 
     def _arrive(self, arrival: Arrival, size: float, begin_at: float, end_at: float) -> None:
         """Through the receiver's downlink, which the bytes reach from `begin_at` to `end_at`."""

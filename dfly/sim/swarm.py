@@ -34,7 +34,7 @@ from dfly.core.scheduler import Scheduler
 from dfly.sim.checkers import Checkers
 from dfly.sim.network import Endpoint, Flow, Grain, Network, cross
 from dfly.sim.world import World
-from dfly.task import Geometry, full_set, lowest, members, run_set
+from dfly.task import Geometry, full_set, lowest
 from dfly.wire.messages import Failure
 
 SWARM = 1
@@ -101,7 +101,8 @@ class SimSwarm:
         self._inbox: Deque[Tuple[float, Event]] = deque()   # facts not heard yet, when they came
         self._wake_at: Optional[float] = None
         self._fetch_through_at = 0.0     # when the piece before was at the manager
-        self._network = Network(world, delays.latency_s, geometry.size_of, grain,
+        sizes = [geometry.size_of(piece) for piece in range(geometry.piece_count)]
+        self._network = Network(world, delays.latency_s, sizes, grain,
                                 self._pieces_arrived)
 
     # -------------------------------------------------------------------------- manager
@@ -265,12 +266,13 @@ class SimSwarm:
             return
         if stop == flow.stop:
             child.flows.pop(flow.lease, None)
-        new = run_set(first, stop - first) & ~child.have
-        if not new:
+        old = child.have >> first & (1 << stop - first) - 1
+        if old == (1 << stop - first) - 1:
             return
         if not child.pending:
             self.world.at(self.world.now + self.scheduler.batch_s, self._report, child)
-        child.pending.extend(members(new))
+        child.pending.extend([piece for piece in range(first, stop)
+                              if not old >> piece - first & 1] if old else range(first, stop))
         self._network.stored(child, first, stop)
         if child.have == self.full:
             child.done_at = self.world.now

@@ -19,7 +19,7 @@ class Wire:
     def __init__(self, latency_s: float = 0.0, parts: int = 4, pieces: int = 1) -> None:
         self.world = World()
         self.arrived: Dict[Tuple[int, int], float] = {}
-        self.network = Network(self.world, latency_s, lambda _: PIECE,
+        self.network = Network(self.world, latency_s, [PIECE] * 100,
                                Grain(parts, pieces), self._on_pieces)
 
     def _on_pieces(self, flow: Flow, first: int, stop: int) -> None:
