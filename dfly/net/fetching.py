@@ -154,6 +154,13 @@ class Line(Transfer):
         if self._to_send:
             self.wake()
 
+    def put_away(self, future: asyncio.Future[int]) -> None:
+        """The mover has let go. Its fetches were told of any error; of a line that rested nobody
+        needs to hear."""
+        if not future.cancelled():
+            future.exception()
+        self.stream.close()
+
     def look_for(self, fetch: Fetch) -> None:
         """Its answer is due: the mover hasn't seen any of it if it hasn't begun."""
         if self._given is fetch:
@@ -467,7 +474,7 @@ class Lines:
             stream.close()   # shutting down, as the line has told
             return
         self._lines.add(line)
-        line.job.future.add_done_callback(_retrieve)
+        line.job.future.add_done_callback(line.put_away)
 
     # ---------------------------------------------------------------------- what they tell
     def ended(self, line: Line, fetch: Fetch, error: Optional[BaseException]) -> None:
@@ -496,9 +503,3 @@ class Lines:
         if surplus is not None:
             self._unrest(surplus)
             surplus.close_soon()
-
-
-def _retrieve(future: asyncio.Future[int]) -> None:
-    """Its fetches were told of any error; of a line that rested nobody needs to hear."""
-    if not future.cancelled():
-        future.exception()

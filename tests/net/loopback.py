@@ -78,6 +78,12 @@ def off_loop(work: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
     return asyncio.get_running_loop().run_in_executor(None, work, *args)
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """For what no event tells of."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 def read_exactly(sock: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:

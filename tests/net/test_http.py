@@ -40,6 +40,7 @@ from tests.net.loopback import (
     read_all,
     read_exactly,
     run,
+    until,
 )
 
 CONTENT = random.Random(8).randbytes(3 * PIECE + 777)
@@ -177,12 +178,6 @@ async def world(**limits: Any) -> AsyncIterator[World]:
 
 def listed(folder: Path) -> List[str]:
     return sorted(os.listdir(folder))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds that has no event of its own."""
-    while not holds():  # noqa: ASYNC110
-        await asyncio.sleep(0)
 
 
 # ------------------------------------------------------------------------------- the job
