@@ -219,8 +219,8 @@ def test_bodies_are_counted_whoever_sends_them() -> None:
                 data = await off_loop(read_exactly, first, PIECE)
                 assert b" 206 " in data
             await until(lambda: not here.pieces._active)
-            quick, _ = await here.both(ask(0, 9))
-            assert quick[0][0] == 206
+            answers = parsed(await off_loop(talk, here.ports[0], (ask(0, 9),)))
+            assert answers[0][0] == 206
     run(scenario())
 
 
