@@ -125,7 +125,8 @@ class VirtualHost:
     """One host: its link, what it holds, what it is getting."""
 
     __slots__ = ("asked_at", "at", "credit", "done", "fd", "frames", "greeted", "have", "joined",
-                 "known", "leased", "number", "out", "pinged_at", "runs", "sock", "ticking",
+                 "ended", "known", "leased", "number", "out", "pinged_at", "runs", "said_at",
+                 "sock", "ticking",
                  "unsaid", "uplink", "writing")
 
     def __init__(self, number: int, sock: socket.socket, plan: Plan, now: float) -> None:
@@ -142,6 +143,8 @@ class VirtualHost:
         self.known = 0       # digests
         self.leased = 0
         self.unsaid = 0      # stored, not yet reported
+        self.said_at = 0.0   # when something was
+        self.ended = False   # a lease ended since
         self.runs: Dict[int, Run] = {}
         self.at = now        # up to when its fetches were computed
         self.credit = 0.0    # bytes of its downlink not yet used for a whole piece
@@ -171,7 +174,7 @@ class VirtualHosts:
         self._piece_size = 1
         self._full = 0
         self._batch_s = 0.0
-        self._tick_s = self._tick_min_s = max(TICK_MIN_S, plan.hosts / TICKS_PER_S)
+        self._tick_s = max(TICK_MIN_S, plan.hosts / TICKS_PER_S)
         self._seed = Uplink(plan.seed_bps, self._started_at)
         self._handlers: Dict[Type[Message], Callable[[VirtualHost, Any, float], None]] = {
             Lease: self._on_lease, Digests: self._on_digests, Parent: self._on_parent,
@@ -320,7 +323,6 @@ class VirtualHosts:
 
     def _on_pace(self, host: VirtualHost, message: Pace, now: float) -> None:
         self._batch_s = message.batch_s
-        self._tick_s = max(message.batch_s, self._tick_min_s)
 
     def _on_ping(self, host: VirtualHost, message: Ping, now: float) -> None:
         self._send(host, Pong(message.nonce))
@@ -383,7 +385,7 @@ class VirtualHosts:
                 self._send(host, Ping(number))
 
     def _tick(self, host: VirtualHost, now: float) -> None:
-        """A batching interval is over: what came meanwhile is reported."""
+        """Bring the host up to date, and report what came if the last report is old enough."""
         host.ticking = False
         self._advance(host, now)
         ended = [lease for lease, run in host.runs.items() if run.next == run.stop]
@@ -391,14 +393,16 @@ class VirtualHosts:
             del host.runs[lease]
         if ended:
             self._count_leased(host)
-        if host.unsaid:
-            self._report(host, now, bool(ended))
-        if host.runs:
+            host.ended = True
+        if host.unsaid and now >= host.said_at + self._batch_s:
+            self._report(host, now)
+        if host.runs or host.unsaid:
             self._tick_later(host, now)
 
-    def _report(self, host: VirtualHost, now: float, ended: bool) -> None:
+    def _report(self, host: VirtualHost, now: float) -> None:
         pieces = tuple(members(host.unsaid))
-        host.unsaid = 0
+        host.unsaid, host.said_at = 0, now
+        ended, host.ended = host.ended, False
         for start in range(0, len(pieces), STORED_MAX):
             self.outcome.reports += 1
             self._send(host, Stored(self._swarm, pieces[start:start + STORED_MAX]))
