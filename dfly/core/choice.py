@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
-from dfly.core.forest import BUSY
+from dfly.core.forest import BUSY, FULL
 from dfly.core.swarm import Group, Lease, Peer, Swarm
 from dfly.task import count_of, lowest, run_set
 
@@ -177,22 +177,36 @@ class Chooser:
 
     def for_branch(self, child: Peer, stream: int, want: int, busy_max: int,
                    now: float) -> Optional[Offer]:
-        """A place in a tree for the first run of `want`. Whoever heads a tree, or stands in his
-        own and has lost whom he hung on, may have it from the seed."""
-        swarm = child.swarm
+        """A place in a tree for the first run of `want`, near the child if the tree is there. Who
+        is the first there, or has lost whom he hung on, may go far, and to the seed."""
+        swarm, grove = child.swarm, child.grove
         forest = swarm.forest
-        assert forest is not None
-        head = stream == child.stream or not forest.inner[stream]
-        if head and want & swarm.levels[0]:
+        assert forest is not None and grove is not None
+        own = stream == child.stream or (busy_max > 1 and not grove.inner[stream])
+        if own and want & swarm.levels[0]:
             offer = self._branch_from_seed(child, want & swarm.levels[0], now)
             if offer is not None:
                 return offer
+        below = 0 if child.holders_only & want & -want else forest.below(child, stream)
+        near, far, few = grove.openings[stream], forest.everywhere[stream], self._limits.parents
+        late = busy_max >= FULL and not own and near is not far
+        offer = self._branch(child, near.pick(FULL - 1 if late else busy_max, few, self._rng),
+                             want, below, now)
+        if offer is None and near is not far and own:
+            offer = self._branch(child, far.pick_high(few, self._rng), want, below, now)
+        elif offer is None and late:      # sooner far from it than from somebody over full
+            offer = (self._branch(child, far.pick(FULL - 1, few, self._rng), want, below, now)
+                     or self._branch(child, near.pick(FULL, few, self._rng), want, below, now))
+        return self._branch_from_seed(child, want, now) if offer is None and own else offer
+
+    def _branch(self, child: Peer, parents: Iterator[Peer], want: int, below: int,
+                now: float) -> Optional[Offer]:
+        """The best of a few open places; only on levels below `below` may the child wait."""
         first = lowest(want)
         count = lowest(~(want >> first))
-        below = 0 if child.holders_only >> first & 1 else forest.below(child, stream)
         best: Optional[Offer] = None
         least = 0.0
-        for parent in forest.openings[stream].pick(busy_max, self._limits.parents, self._rng):
+        for parent in parents:
             if not self._usable(parent, child, now):
                 continue
             can = parent.have | parent.leased if parent.level < below else parent.have
@@ -200,14 +214,12 @@ class Chooser:
             if not able:
                 continue
             host = parent.host
-            cost = self._cost.predict(host.number, child.host.number, swarm.piece_size,
+            cost = self._cost.predict(host.number, child.host.number, child.swarm.piece_size,
                                       len(host.uploads))
             if best is None or cost < least:
                 able = min(able, count)
                 held = not run_set(first, able) & ~parent.have
                 best, least = Offer(parent, first, able, 0 if held else 1 + parent.level), cost
-        if best is None and head:
-            return self._branch_from_seed(child, want, now)
         return best
 
     def for_orphan(self, child: Peer, want: int, now: float) -> Optional[Offer]:
@@ -427,7 +439,8 @@ class Chooser:
         if forest is None:
             sample = self._sample(child.swarm, piece, count)
         else:
-            sample = list(forest.openings[forest.stream_of(piece)].pick(BUSY - 1, count, self._rng))
+            openings = forest.everywhere[forest.stream_of(piece)]
+            sample = list(openings.pick(BUSY - 1, count, self._rng))
         return self._cheapest(child, [parent for parent in sample if parent is not but
                                       and parent.have >> piece & 1], now)
 

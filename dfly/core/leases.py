@@ -23,7 +23,7 @@ from typing import Deque, Dict, List, Optional, Tuple, Union
 from dfly.core.choice import ChoiceLimits, Chooser, Offer
 from dfly.core.cost import CostModel
 from dfly.core.events import Effect, Grant, Pace, Quarantine, Withdraw
-from dfly.core.forest import BUSY, Forest
+from dfly.core.forest import BUSY, FULL, Forest, Grove
 from dfly.core.pacing import PaceLimits, Pacing
 from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.core.trust import Trust, TrustLimits
@@ -38,6 +38,7 @@ WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be 
 STARTUP_GAIN = 3.0  # more while each measurement of a child's rate
 GROWTH = 1.25       # is so much above those before,
 PLATEAUS = 3        # until so many aren't
+GROVE_LEAST = 4     # peers at a location, on average, that make it one to keep pieces in
 Subject = Union[Lease, Swarm, Peer, None]
 
 
@@ -223,7 +224,7 @@ class Leases:
         for peer in swarm.peers.values():     # else the many short runs would be in the way
             for lease in list(peer.leases.values()):
                 self.end(lease, tell=True)
-        forest = Forest(count, limits.forest_streams)
+        forest = Forest(count, limits.forest_streams, self._grove_level(swarm))
         swarm.plant(forest)
         for peer in swarm.peers.values():
             forest.enrol(peer, self.now)
@@ -232,6 +233,16 @@ class Leases:
                 self.to_fill.append(peer)
             swarm.hungry.discard(peer)
         return True
+
+    @staticmethod
+    def _grove_level(swarm: Swarm) -> Optional[int]:
+        """The narrowest level of location at which several peers stand together."""
+        groups: Dict[int, int] = {}
+        for labels in swarm.groups:
+            groups[len(labels)] = groups.get(len(labels), 0) + 1
+        able = [level for level, count in groups.items()
+                if count <= len(swarm.peers) // GROVE_LEAST]
+        return max(able) - 1 if able else None
 
     def _fill_in_forest(self, child: Peer) -> None:
         """A place in every tree for the child, one after the other."""
@@ -260,7 +271,7 @@ class Leases:
         """Lease a run of a tree's pieces. Places are kept for inner ones while these come."""
         forest = child.swarm.forest
         assert forest is not None
-        busy_max = 3
+        busy_max = FULL
         if stream != child.stream and not orphan:
             settled = self.now - forest.joined_at > self._limits.settled_s
             busy_max = 2 if settled else 1
@@ -299,16 +310,16 @@ class Leases:
         if forest.delays:
             self._tend_later(swarm)
 
-    def _tend_tree(self, swarm: Swarm, stream: int, orphans: bool = False) -> bool:
+    def _tend_tree(self, swarm: Swarm, grove: Grove, stream: int, orphans: bool = False) -> bool:
         """A place in this tree for who waits longest for one. False if it can't be had."""
         forest = swarm.forest
         assert forest is not None
         settled = self.now - forest.joined_at > self._limits.settled_s
-        if not orphans and forest.openings[stream].least > (2 if settled else 1):
+        if not orphans and grove.openings[stream].least > (2 if settled else 1):
             return False
         if self.granted >= self._stop_at:
             return False
-        child = forest.next_waiting(stream)
+        child = forest.next_waiting(grove, stream)
         if child is None:
             return False
         want = forest.wanted(child, stream)
@@ -373,8 +384,9 @@ class Leases:
         """Let a parent's free slots serve children that wait."""
         swarm = parent.swarm
         if swarm.forest is not None:
-            if parent.busy < BUSY and swarm.forest.waiting[parent.stream]:
-                while self._tend_tree(swarm, parent.stream):
+            if parent.busy < BUSY and parent.grove is not None:
+                while parent.grove.waiting[parent.stream] \
+                        and self._tend_tree(swarm, parent.grove, parent.stream):
                     pass
             return
         if not swarm.hungry or parent.host.free <= 0:
@@ -514,10 +526,12 @@ class Leases:
     def _retry(self, swarm: Swarm) -> None:
         """Look again at children that wait, in case an event that would help them was missed."""
         if swarm.forest is not None:
-            for stream in range(swarm.forest.streams):
-                while self._tend_tree(swarm, stream, orphans=True):
-                    pass
-            swarm.retry_due = any(swarm.forest.waiting)
+            swarm.retry_due = False
+            for grove in swarm.forest.groves.values():
+                for stream, waiting in enumerate(grove.waiting):
+                    while waiting and self._tend_tree(swarm, grove, stream, orphans=True):
+                        pass
+                    swarm.retry_due = swarm.retry_due or bool(waiting)
             if swarm.retry_due:
                 self._alarm(self.now + self._limits.retry_s, swarm)
             return

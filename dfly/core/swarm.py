@@ -16,7 +16,7 @@ from dfly.core.events import SEED
 from dfly.task import full_set, lowest, run_set
 
 if TYPE_CHECKING:
-    from dfly.core.forest import Forest
+    from dfly.core.forest import Forest, Grove
 
 T = TypeVar("T")
 SLOTS_ANY = 1 << 30  # no cap: a host's own upload slots decide
@@ -146,8 +146,8 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "busy", "delayed", "ending", "groups", "have", "holders_only", "host",
-                 "hungry_at", "leased", "leases", "least_s", "level", "listed", "patience",
+    __slots__ = ("avoid", "busy", "delayed", "ending", "grove", "groups", "have", "holders_only",
+                 "host", "hungry_at", "leased", "leases", "least_s", "level", "listed", "patience",
                  "plateau", "rate_at", "rate_best", "rate_count", "rate_pps", "ready_at",
                  "stream", "swarm", "unit_s", "urgent_at", "waits", "wants")
 
@@ -175,6 +175,7 @@ class Peer:
         self.least_s = 0.0                  # from a grant to its first piece, the least lately
         self.groups: List[Group] = swarm.enter(self)   # by location, widest first
         self.delayed = False                # gets its next lease when the budget allows
+        self.grove: Optional[Grove] = None  # the part of the trees in which it stands
         self.stream = -1                    # of the tree in which it may have children
         self.level = -1                     # of its place there; -1 = none yet
         self.busy = 4                       # class of its open place there; 4 = none
