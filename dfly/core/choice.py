@@ -18,7 +18,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
-from dfly.core.forest import BUSY, FULL
+from dfly.core.forest import BUSY, FULL, Openings
 from dfly.core.swarm import Group, Lease, Peer, Swarm
 from dfly.task import count_of, lowest, run_set
 
@@ -190,8 +190,8 @@ class Chooser:
         below = 0 if child.holders_only & want & -want else forest.below(child, stream)
         near, far, few = grove.openings[stream], forest.everywhere[stream], self._limits.parents
         late = busy_max >= FULL and not own and near is not far
-        offer = self._branch(child, near.pick(FULL - 1 if late else busy_max, few, self._rng),
-                             want, below, now)
+        offer = self._branch(child, near.pick(FULL - 1 if late else busy_max, few, self._rng,
+                                              below), want, below, now)
         if offer is None and near is not far and own:
             offer = self._branch(child, far.pick_high(few, self._rng), want, below, now)
         elif offer is None and late:      # sooner far from it than from somebody over full
@@ -221,6 +221,17 @@ class Chooser:
                 held = not run_set(first, able) & ~parent.have
                 best, least = Offer(parent, first, able, 0 if held else 1 + parent.level), cost
         return best
+
+    def for_share(self, child: Peer, openings: Openings, pieces: int,
+                  now: float) -> Optional[Offer]:
+        """All of these pieces from somebody who holds them and has little else to do."""
+        first, count = lowest(pieces), count_of(pieces)
+        idle = [parent for parent in openings.pick(0, self._limits.parents, self._rng)
+                if not pieces & ~parent.have]
+        best = self._cheapest(child, idle, now)
+        if best is None or pieces != run_set(first, count):
+            return None
+        return Offer(best, first, count, 0)
 
     def for_orphan(self, child: Peer, want: int, now: float) -> Optional[Offer]:
         """What no tree gives in time, from whoever holds it, the seed at last."""

@@ -56,11 +56,14 @@ class Openings:
                 return busy
         return BUSY
 
-    def pick(self, busy_max: int, tries: int, rng: random.Random) -> Iterator[Peer]:
+    def pick(self, busy_max: int, tries: int, rng: random.Random,
+             below: int = LEVEL_ANY) -> Iterator[Peer]:
         """A few that could do: the least busy first, of these the ones nearest to the root; of
         those over full the farthest, for all that hangs on one flows the slower."""
         for busy in range(busy_max + 1):
             levels = self._levels[busy]
+            if below < LEVEL_ANY:
+                levels &= (1 << below) - 1
             while levels and tries > 0:
                 level = lowest(levels) if busy < FULL else levels.bit_length() - 1
                 pool = self._pools[busy][level]
@@ -81,8 +84,11 @@ class Openings:
                     yield self._pools[busy][level].pick(rng)
                     tries -= 1
             high &= high - 1
-        if tries > 0 and self._levels[FULL]:
-            yield self._pools[FULL][self._levels[FULL].bit_length() - 1].pick(rng)
+        full = self._levels[FULL]
+        while full and tries > 0:
+            yield self._pools[FULL][lowest(full)].pick(rng)
+            tries -= 1
+            full &= full - 1
 
 
 class Grove:

@@ -27,7 +27,7 @@ from dfly.core.forest import BUSY, FULL, Forest, Grove
 from dfly.core.pacing import PaceLimits, Pacing
 from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.core.trust import Trust, TrustLimits
-from dfly.task import lowest
+from dfly.task import count_of, lowest
 from dfly.wire.messages import Failure
 
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
@@ -39,6 +39,7 @@ STARTUP_GAIN = 3.0  # more while each measurement of a child's rate
 GROWTH = 1.25       # is so much above those before,
 PLATEAUS = 3        # until so many aren't
 GROVE_LEAST = 4     # peers at a location, on average, that make it one to keep pieces in
+SHARED_LEAST = 8    # pieces of half a lease that are worth a lease of their own
 Subject = Union[Lease, Swarm, Peer, None]
 
 
@@ -251,6 +252,7 @@ class Leases:
         if not child.need:
             if child.leases and not child.ending:
                 self._begin_endgame(child)
+            self._share(child)
             return
         child.ending = False
         forest.enrol(child, self.now)
@@ -285,6 +287,29 @@ class Leases:
             forest.stand(child, lease.depth)
             self.to_serve.append(child)
         return True
+
+    def _share(self, child: Peer) -> None:
+        """A child with a tree's time to spare has the second half of its longest lease from
+        somebody who is through with his own work: so all end together, however slow a branch."""
+        forest, grove = child.swarm.forest, child.grove
+        assert forest is not None
+        if grove is None or not 0 < len(child.leases) < forest.streams \
+                or not self.pacing.may_grant(self.now):
+            return
+        lease = max(child.leases.values(), key=lambda lease: count_of(lease.left))
+        count = count_of(lease.left)
+        if count < 2 * SHARED_LEAST:
+            return
+        half = lowest(lease.left) + count // 2
+        rest = lease.left >> half << half
+        openings = grove.openings[forest.stream_of(half)]
+        if not rest or openings.least > 0:
+            return
+        offer = self._choose.for_share(child, openings, rest, self.now)
+        if offer is not None:
+            lease.left &= ~rest
+            lease.hedged = True   # so that it is withdrawn when it has brought the first half
+            self._grant(child, offer, stream=forest.stream_of(half))
 
     def _tend_later(self, swarm: Swarm) -> None:
         if not swarm.delayed:
@@ -562,7 +587,9 @@ class Leases:
             self._watch(lease, lease.progress_at + slow_s)
             return
         offer = None
-        if not lease.twin and not lease.hedged:
+        if lease.stream >= 0 and lease.parent.have >> lowest(lease.left) & 1:
+            lease.checked = HEDGED      # its rest is long: another place in the tree for it
+        elif not lease.twin and not lease.hedged:
             offer = self._choose.for_rest(lease, self.now)
         if offer is not None:
             lease.hedged, lease.checked = True, HEDGED
