@@ -20,14 +20,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Deque, Dict, List, Optional, Tuple, Union
 
+from dfly.core.branches import Branches
 from dfly.core.choice import ChoiceLimits, Chooser, Offer
 from dfly.core.cost import CostModel
 from dfly.core.events import Effect, Grant, Pace, Quarantine, Withdraw
-from dfly.core.forest import BUSY, FULL, Forest, Grove
 from dfly.core.pacing import PaceLimits, Pacing
 from dfly.core.swarm import SLOTS_ANY, Host, Lease, Peer, Swarm
 from dfly.core.trust import Trust, TrustLimits
-from dfly.task import count_of, lowest
+from dfly.task import lowest
 from dfly.wire.messages import Failure
 
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
@@ -38,8 +38,6 @@ WINDOW_GAIN = 1.5   # leases over what fits on the way, so that a window can be 
 STARTUP_GAIN = 3.0  # more while each measurement of a child's rate
 GROWTH = 1.25       # is so much above those before,
 PLATEAUS = 3        # until so many aren't
-GROVE_LEAST = 4     # peers at a location, on average, that make it one to keep pieces in
-SHARED_LEAST = 8    # pieces of half a lease that are worth a lease of their own
 Subject = Union[Lease, Swarm, Peer, None]
 
 
@@ -73,10 +71,11 @@ class Leases:
     """
 
     def __init__(self, limits: SchedulerLimits, cost: CostModel, rng: random.Random) -> None:
-        self._limits = limits
+        self.limits = limits
         self._cost = cost
         self._rng = rng
-        self._choose = Chooser(limits.choice, cost, rng)
+        self._branches = Branches(self)
+        self.choose = Chooser(limits.choice, cost, rng)
         self._trust = Trust(limits.trust)
         self._last_number = 0
         self._alarms: List[Tuple[float, int, Subject]] = []
@@ -90,13 +89,18 @@ class Leases:
         self.hosts = 0      # with an open link
         self.slots = 0      # upload slots of all of them together
         self.granted = 0    # leases, ever
-        self._stop_at = 0   # leases ever, when this step has done enough
+        self.stop_at = 0   # leases ever, when this step has done enough
         self.now = 0.0
         self.out: List[Effect] = []
 
     @property
     def is_idle(self) -> bool:
         return not self.to_fill and not self.to_serve
+
+    @property
+    def may_grant(self) -> bool:
+        """The budget has room for another lease to a child that has some."""
+        return self.pacing.may_grant(self.now)
 
     @property
     def next_alarm(self) -> Optional[float]:
@@ -153,7 +157,7 @@ class Leases:
     # ------------------------------------------------------------------- leases: beginning
     def work(self) -> None:
         """Fill children and use free slots until nothing is left or the step is long enough."""
-        while self.granted < self._stop_at:
+        while self.granted < self.stop_at:
             if self.to_fill:
                 self._fill(self.to_fill.popleft())
             elif self.to_serve:
@@ -166,26 +170,26 @@ class Leases:
         if not child.wants or child.ready_at > self.now:
             return
         swarm = child.swarm
-        if swarm.forest is not None or self._is_vast(swarm):
-            self._fill_in_forest(child)
+        if swarm.forest is not None or self._branches.is_vast(swarm):
+            self._branches.fill(child)
             return
         window, run_max = self._shape(child)
         room = window - len(child.leases)
         while room > 0:
-            if child.leases and not self.pacing.may_grant(self.now):
+            if child.leases and not self.may_grant:
                 self._delay(child)
                 return
-            offer = self._choose.for_child(child, run_max, self.now)
+            offer = self.choose.for_child(child, run_max, self.now)
             if offer is None:
                 break
-            self._grant(child, offer)
+            self.grant(child, offer)
             room -= 1
         if room > 0 and child.may_need:
             self._starve(child)
             return
         swarm.hungry.discard(child)
         if room > 0 and child.leases and not child.ending:
-            self._begin_endgame(child)
+            self.begin_endgame(child)
 
     def _delay(self, child: Peer) -> None:
         """The budget has no room for more leases to a child that has some."""
@@ -197,182 +201,42 @@ class Leases:
     def _tick_later(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._alarm(self.now + self._limits.tick_s, None)
+            self._alarm(self.now + self.limits.tick_s, None)
 
     def _tick(self) -> None:
         """Spend what the budget has gained on those that it delayed, the first ones first."""
         self._ticking = False
-        for _ in range(min(len(self._delayed), self._limits.work_max)):
-            if not self.pacing.may_grant(self.now):
+        for _ in range(min(len(self._delayed), self.limits.work_max)):
+            if not self.may_grant:
                 break
             waiting = self._delayed.popleft()
             waiting.delayed = False
             if isinstance(waiting, Peer):
                 self.to_fill.append(waiting)
             else:
-                self._tend(waiting)
+                self._branches.tend(waiting)
         if self._delayed:
             self._tick_later()
 
-    # -------------------------------------------------------------------- leases in a forest
-    def _is_vast(self, swarm: Swarm) -> bool:
-        """The budget allows each host so few leases that the swarm becomes a forest now."""
-        limits, count = self._limits, len(swarm.copies)
-        if swarm.wanting < limits.forest_hosts or not swarm.sized \
-                or count < 2 * limits.forest_streams \
-                or self.pacing.run_length(swarm.piece_size) * limits.forest_runs < count:
-            return False
-        for peer in swarm.peers.values():     # else the many short runs would be in the way
-            for lease in list(peer.leases.values()):
-                self.end(lease, tell=True)
-        forest = Forest(count, limits.forest_streams, self._grove_level(swarm))
-        swarm.plant(forest)
-        for peer in swarm.peers.values():
-            forest.enrol(peer, self.now)
-            peer.listed = peer.holders_only = 0
-            if peer.wants:
-                self.to_fill.append(peer)
-            swarm.hungry.discard(peer)
-        return True
-
-    @staticmethod
-    def _grove_level(swarm: Swarm) -> Optional[int]:
-        """The narrowest level of location at which several peers stand together."""
-        groups: Dict[int, int] = {}
-        for labels in swarm.groups:
-            groups[len(labels)] = groups.get(len(labels), 0) + 1
-        able = [level for level, count in groups.items()
-                if count <= len(swarm.peers) // GROVE_LEAST]
-        return max(able) - 1 if able else None
-
-    def _fill_in_forest(self, child: Peer) -> None:
-        """A place in every tree for the child, one after the other."""
-        forest = child.swarm.forest
-        assert forest is not None
-        if not child.need:
-            if child.leases and not child.ending:
-                self._begin_endgame(child)
-            self._share(child)
-            return
-        child.ending = False
-        forest.enrol(child, self.now)
-        while True:
-            stream = forest.best_stream(child)
-            if stream < 0:
-                return
-            if stream != child.stream and child.leases \
-                    and (forest.delays or not self.pacing.may_grant(self.now)):
-                forest.delay(child)   # who makes room for others or has nothing doesn't wait
-                self._tend_later(child.swarm)
-                return
-            if not self._branch(child, stream, forest.wanted(child, stream)):
-                forest.wait(child, stream)
-                self._look_again(child.swarm)
-
-    def _branch(self, child: Peer, stream: int, want: int, orphan: bool = False) -> bool:
-        """Lease a run of a tree's pieces. Places are kept for inner ones while these come."""
-        forest = child.swarm.forest
-        assert forest is not None
-        busy_max = FULL
-        if stream != child.stream and not orphan:
-            settled = self.now - forest.joined_at > self._limits.settled_s
-            busy_max = 2 if settled else 1
-        offer = self._choose.for_branch(child, stream, want, busy_max, self.now)
-        if offer is None and orphan:
-            offer = self._choose.for_orphan(child, want, self.now)
-        if offer is None:
-            return False
-        lease = self._grant(child, offer, stream=stream)
-        if stream == child.stream:
-            forest.stand(child, lease.depth)
-            self.to_serve.append(child)
-        return True
-
-    def _share(self, child: Peer) -> None:
-        """A child with a tree's time to spare has the second half of its longest lease from
-        somebody who is through with his own work: so all end together, however slow a branch."""
-        forest, grove = child.swarm.forest, child.grove
-        assert forest is not None
-        if grove is None or not 0 < len(child.leases) < forest.streams \
-                or not self.pacing.may_grant(self.now):
-            return
-        lease = max(child.leases.values(), key=lambda lease: count_of(lease.left))
-        count = count_of(lease.left)
-        if count < 2 * SHARED_LEAST:
-            return
-        half = lowest(lease.left) + count // 2
-        rest = lease.left >> half << half
-        openings = grove.openings[forest.stream_of(half)]
-        if not rest or openings.least > 0:
-            return
-        offer = self._choose.for_share(child, openings, rest, self.now)
-        if offer is not None:
-            lease.left &= ~rest
-            lease.hedged = True   # so that it is withdrawn when it has brought the first half
-            self._grant(child, offer, stream=forest.stream_of(half))
-
-    def _tend_later(self, swarm: Swarm) -> None:
+    def tend_later(self, swarm: Swarm) -> None:
         if not swarm.delayed:
             swarm.delayed = True
             self._delayed.append(swarm)
         self._tick_later()
-
-    def _tend(self, swarm: Swarm) -> None:
-        """The budget has room again: for those with the fewest leases first."""
-        forest = swarm.forest
-        assert forest is not None
-        while self.granted < self._stop_at and self.pacing.may_grant(self.now):
-            child = forest.next_delayed()
-            if child is None:
-                break
-            stream = forest.best_stream(child)
-            if stream < 0:
-                continue
-            if not self._branch(child, stream, forest.wanted(child, stream)):
-                forest.wait(child, stream)
-                self._look_again(swarm)
-            forest.delay(child)
-        if forest.delays:
-            self._tend_later(swarm)
-
-    def _tend_tree(self, swarm: Swarm, grove: Grove, stream: int, orphans: bool = False) -> bool:
-        """A place in this tree for who waits longest for one. False if it can't be had."""
-        forest = swarm.forest
-        assert forest is not None
-        settled = self.now - forest.joined_at > self._limits.settled_s
-        if not orphans and grove.openings[stream].least > (2 if settled else 1):
-            return False
-        if self.granted >= self._stop_at:
-            return False
-        child = forest.next_waiting(grove, stream)
-        if child is None:
-            return False
-        want = forest.wanted(child, stream)
-        if not want:
-            return True
-        if child.leases and not self.pacing.may_grant(self.now):
-            forest.delay(child)
-            self._tend_later(swarm)
-            return True
-        late = orphans and self.now - child.hungry_at > self._limits.retry_s
-        if self._branch(child, stream, want, late):
-            return True
-        forest.wait(child, stream)
-        return False
 
     def _starve(self, child: Peer) -> None:
         """Nobody has anything for it now: it waits among the hungry."""
         swarm = child.swarm
         child.ending = False
         swarm.hungry.add(child)
-        self._look_again(swarm)
+        self.look_again(swarm)
 
-    def _look_again(self, swarm: Swarm) -> None:
+    def look_again(self, swarm: Swarm) -> None:
         if not swarm.retry_due:
             swarm.retry_due = True
-            self._alarm(self.now + self._limits.retry_s, swarm)
+            self._alarm(self.now + self.limits.retry_s, swarm)
 
-    def _begin_endgame(self, child: Peer) -> None:
+    def begin_endgame(self, child: Peer) -> None:
         """All that is missing is leased: from now on those leases get less time."""
         child.ending = True
         for lease in child.leases.values():
@@ -388,7 +252,7 @@ class Leases:
         Else more leases than three quarters of an average host's slots would only starve others:
         beyond that, and beyond the manager's budget of leases, runs get longer.
         """
-        limits, swarm = self._limits, child.swarm
+        limits, swarm = self.limits, child.swarm
         run_max = self.pacing.run_length(swarm.piece_size)
         slots = self.slots // self.hosts
         most = max(2, min(limits.window_max, 3 * slots // 4))
@@ -409,34 +273,31 @@ class Leases:
         """Let a parent's free slots serve children that wait."""
         swarm = parent.swarm
         if swarm.forest is not None:
-            if parent.busy < BUSY and parent.grove is not None:
-                while parent.grove.waiting[parent.stream] \
-                        and self._tend_tree(swarm, parent.grove, parent.stream):
-                    pass
+            self._branches.serve(parent)
             return
         if not swarm.hungry or parent.host.free <= 0:
             return
-        tries = self._limits.serve_tries
+        tries = self.limits.serve_tries
         while tries and swarm.hungry and parent.host.free > 0:
-            if self.granted >= self._stop_at:
+            if self.granted >= self.stop_at:
                 self.to_serve.append(parent)
                 return
             child = swarm.hungry.pick(self._rng)
-            if child.leases and not self.pacing.may_grant(self.now):
+            if child.leases and not self.may_grant:
                 self._delay(child)
                 return
             offer = None
             window, run_max = self._shape(child)
             if child.ready_at <= self.now:
-                offer = self._choose.for_pair(parent, child, run_max, self.now)
+                offer = self.choose.for_pair(parent, child, run_max, self.now)
             if offer is None:
                 tries -= 1
                 continue
-            self._grant(child, offer)
+            self.grant(child, offer)
             if len(child.leases) >= window or not child.may_need:
                 swarm.hungry.discard(child)
 
-    def _grant(self, child: Peer, offer: Offer, twin: bool = False, stream: int = -1) -> Lease:
+    def grant(self, child: Peer, offer: Offer, twin: bool = False, stream: int = -1) -> Lease:
         self._last_number += 1
         self.granted += 1
         self.pacing.granted()
@@ -509,7 +370,7 @@ class Leases:
             if trust.condemn(parent.host, child.host):
                 self._quarantine(parent.host)
         elif failure in (Failure.NOT_HELD, Failure.BUSY):
-            trust.avoid(parent.host, child, self._limits.retry_s, now)
+            trust.avoid(parent.host, child, self.limits.retry_s, now)
         elif failure != Failure.REVOKED:
             trust.strike(parent.host, child, now)
 
@@ -534,7 +395,7 @@ class Leases:
 
     def ring(self) -> None:
         alarms = self._alarms
-        self._stop_at = self.granted + self._limits.work_max
+        self.stop_at = self.granted + self.limits.work_max
         while alarms and alarms[0][0] <= self.now:
             subject = heapq.heappop(alarms)[2]
             if isinstance(subject, Lease):
@@ -551,24 +412,19 @@ class Leases:
     def _retry(self, swarm: Swarm) -> None:
         """Look again at children that wait, in case an event that would help them was missed."""
         if swarm.forest is not None:
-            swarm.retry_due = False
-            for grove in swarm.forest.groves.values():
-                for stream, waiting in enumerate(grove.waiting):
-                    while waiting and self._tend_tree(swarm, grove, stream, orphans=True):
-                        pass
-                    swarm.retry_due = swarm.retry_due or bool(waiting)
+            swarm.retry_due = self._branches.retry(swarm)
             if swarm.retry_due:
-                self._alarm(self.now + self._limits.retry_s, swarm)
+                self._alarm(self.now + self.limits.retry_s, swarm)
             return
-        for _ in range(min(len(swarm.hungry), self._limits.retry_children)):
+        for _ in range(min(len(swarm.hungry), self.limits.retry_children)):
             self.to_fill.append(swarm.hungry.pick(self._rng))
         swarm.retry_due = bool(swarm.hungry)
         if swarm.retry_due:
-            self._alarm(self.now + self._limits.retry_s, swarm)
+            self._alarm(self.now + self.limits.retry_s, swarm)
 
     def _slow_s(self, lease: Lease) -> float:
         """Seconds without a new piece after which a lease counts as slow."""
-        limits, child = self._limits, lease.child
+        limits, child = self.limits, lease.child
         factor = limits.slow_factor if child.need else limits.endgame_factor
         expect_s = max(lease.expect_s, child.unit_s)
         slow_s = limits.slow_min_s + self.pacing.batch_s + factor * expect_s
@@ -590,10 +446,10 @@ class Leases:
         if lease.stream >= 0 and lease.parent.have >> lowest(lease.left) & 1:
             lease.checked = HEDGED      # its rest is long: another place in the tree for it
         elif not lease.twin and not lease.hedged:
-            offer = self._choose.for_rest(lease, self.now)
+            offer = self.choose.for_rest(lease, self.now)
         if offer is not None:
             lease.hedged, lease.checked = True, HEDGED
-            self._grant(lease.child, offer, twin=True)
+            self.grant(lease.child, offer, twin=True)
         elif lease.parent.have >> lowest(lease.left) & 1:
             lease.checked += 1
         # else it waits for a piece that nobody has yet, or only the busy: no one is to blame

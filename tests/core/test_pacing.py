@@ -19,7 +19,8 @@ def crowd(hosts: int) -> Pacing:
 def test_a_few_hosts_report_at_once_and_lease_piece_by_piece() -> None:
     pacing = crowd(3)
     assert pacing.batch_s == LIMITS.batch_min_s
-    assert pacing.run_length(MIB) == 1
+    assert Pacing(PaceLimits()).run_length(MIB) == 1
+    assert pacing.run_length(8 * MIB) == 1
 
 
 def test_a_storm_of_joins_is_met_before_it_is_measured() -> None:
@@ -73,3 +74,29 @@ def test_a_manager_that_runs_late_gets_fewer_leases_and_reports() -> None:
     for step in range(10, 20):
         pacing.reported(MIB, now=step / 10)
     assert pacing.batch_s < 0.025
+
+
+# ------------------------------------------------------------------------ the lease budget
+def test_extra_leases_wait_for_the_budget_and_credit_is_bounded() -> None:
+    pacing = Pacing(PaceLimits(leases_per_s=1000.0))
+    granted = 0
+    while pacing.may_grant(1.0):
+        pacing.granted()
+        granted += 1
+    assert 50 <= granted <= 200                     # what was saved up, however long ago
+    assert not pacing.may_grant(1.0005)
+    assert pacing.may_grant(1.01)
+    for _ in range(100_000):
+        pacing.granted()                            # children with nothing overdraw it
+    assert pacing.may_grant(2.0)                    # and it recovers in bounded time
+
+
+def test_a_late_manager_has_a_smaller_budget() -> None:
+    pacing = Pacing(PaceLimits(leases_per_s=1000.0))
+    pacing.may_grant(0.0)
+    for _ in range(100):
+        pacing.granted()
+    pacing.lagged(0.2)
+    assert not pacing.may_grant(0.05)
+    pacing.lagged(0.0)
+    assert pacing.may_grant(0.1)

@@ -177,13 +177,66 @@ def test_rarest_first() -> None:
     assert book.of_child(6)[0].first == 0 and book.of_child(6)[0].parent == 5
 
 
-def test_near_parents_are_preferred_and_busy_ones_are_not() -> None:
+def test_what_is_near_is_taken_there_even_when_the_near_are_busier() -> None:
     book = Playbook(pieces=64)
-    book.join(1, have=full_set(64), wants=False, labels=("eu", "a", "r1"), slots=100)
+    book.join(1, have=full_set(32), wants=False, labels=("eu", "a", "r1"), slots=100)
     book.join(2, have=full_set(64), wants=False, labels=("us", "b", "r9"), slots=100)
     book.join(3, labels=("eu", "a", "r1"))
+    assert book.of_child(3)
+    for lease in book.of_child(3):
+        assert lease.parent == (1 if lease.first < 32 else 2)
+
+
+def test_near_and_far_are_alike_to_hosts_that_share_no_location() -> None:
+    book = Playbook(pieces=64)
+    book.join(1, have=full_set(64), wants=False, labels=("eu", "a"), slots=100)
+    book.join(2, have=full_set(64), wants=False, labels=("us", "b"), slots=100)
+    book.join(3, labels=("asia", "c"))
     parents = [lease.parent for lease in book.of_child(3)]
-    assert parents.count(1) > 2 * parents.count(2) > 0   # load evens out what distance prefers
+    assert parents.count(1) > 0 < parents.count(2)
+
+
+def test_a_rack_takes_each_piece_once_and_waits_for_it() -> None:
+    book = Playbook(pieces=8)
+    book.join(1, have=full_set(8), wants=False, slots=100)
+    book.join(2, labels=("r1",))
+    book.join(3, labels=("r1",))
+    assert pieces_of(book.of_child(2)) == list(range(8)) and not book.of_child(3)
+    book.stored(2, *range(8))
+    assert {lease.parent for lease in book.of_child(3)} == {2}
+
+
+def test_a_rack_whose_carrier_fails_takes_the_pieces_again() -> None:
+    book = Playbook(pieces=8)
+    book.join(1, have=full_set(8), wants=False, slots=100)
+    book.join(2, labels=("r1",))
+    book.join(3, labels=("r1",))
+    book.lost(2)
+    book.wait(1.0)
+    assert pieces_of(book.of_child(3)) == list(range(8))
+
+
+def test_nobody_waits_for_a_busy_rack_for_ever() -> None:
+    book = Playbook(pieces=8)
+    book.join(1, have=full_set(8), wants=False, slots=100)
+    book.join(2, have=full_set(8), wants=False, slots=0, labels=("r1",))
+    book.join(3, labels=("r1",))
+    assert not book.of_child(3)
+    book.wait(3.0)
+    assert {lease.parent for lease in book.of_child(3)} == {1}
+
+
+def test_a_crowd_gets_a_first_lease_each_before_anybody_gets_many() -> None:
+    book = Playbook(pieces=64, limits=replace(LIMITS, pace=PaceLimits(leases_per_s=1000.0)))
+    for host in range(1, 61):
+        book.join(host, have=full_set(64), wants=False, slots=16)
+    for host in range(100, 160):
+        book.join(host)
+    assert all(book.of_child(host) for host in range(100, 160))
+    before = len(book.granted)
+    assert before <= 60 + 100                     # one each, and what was saved up
+    book.wait(0.1)
+    assert 50 <= len(book.granted) - before <= 110   # the budget, and no more
 
 
 def test_upload_slots_are_never_exceeded() -> None:
@@ -386,9 +439,10 @@ def test_a_lease_that_stays_slow_is_taken_back() -> None:
 
 
 def test_a_lease_that_goes_on_is_left_alone() -> None:
-    book = Playbook(pieces=512, limits=replace(LIMITS, pace=PaceLimits(leases_per_s=20.0)))
+    book = Playbook(pieces=512, limits=replace(LIMITS, pace=PaceLimits(leases_per_s=30.0)))
     book.join(1, have=full_set(512), wants=False)
     book.join(2)
+    book.wait(0.4)                        # the budget's delay
     runs = book.of_child(2)
     assert min(lease.count for lease in runs) >= 4
     for step in range(3):                 # each run shows a piece in time

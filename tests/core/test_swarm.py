@@ -14,8 +14,9 @@ def test_hosts_that_come_and_go_do_not_fill_the_lists_of_carriers() -> None:
     for number in range(2, 1_000):
         passing = Peer(swarm, Host(number, 16, trusted=True))
         hold(swarm, passing)
-        swarm.disclaim(passing.have)
+        swarm.disclaim(passing, passing.have)
         passing.have = 0
+        swarm.leave(passing)
     assert max(len(carriers) for carriers in swarm.carriers) < 30
     assert all(staying in carriers for carriers in swarm.carriers)
 
