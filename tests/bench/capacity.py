@@ -19,12 +19,15 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import multiprocessing
 import resource
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 from dfly.service.runtime import allow_descriptors
 from dfly.task import piece_size_for
@@ -35,6 +38,7 @@ from tests.cluster import Cluster, Role, build
 from tests.support import SourceServer
 
 DESCRIPTORS_SPARE = 200
+SOURCE_ENDS_S = 10.0
 KNEE_S = 1.0
 KNEE_STEP = 1.25
 
@@ -47,6 +51,33 @@ def piece_digests(path: Path, piece_size: int) -> bytes:
             if not piece:
                 return b"".join(found)
             found.append(hashlib.sha256(piece).digest())
+
+
+def serve_file(path: str, pipe: Connection) -> None:
+    """The source, in a process of its own: it tells its URL, and at the end what it sent."""
+    with SourceServer() as source:
+        pipe.send(source.add("/file", Path(path)))
+        try:
+            pipe.recv()
+            pipe.send(source.body_bytes)
+        except EOFError:
+            return   # the run has failed already
+
+
+@contextmanager
+def source_of(path: Path) -> Iterator[Connection]:
+    """A source of this file; the pipe to it."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=serve_file, args=(str(path), there))
+    process.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        here.close()
+        process.join(SOURCE_ENDS_S)
+        process.kill()
 
 
 def status(manager: Role) -> Dict[str, Any]:
@@ -67,9 +98,9 @@ def run(args: Any, links: int, folder: Path) -> Dict[str, Any]:
         measure.random_file(content, size)
     digests = piece_digests(content, piece_size_for(size))
     (folder / str(links)).mkdir()
-    with SourceServer() as source, Cluster(folder / str(links)) as cluster:
+    with source_of(content) as source, Cluster(folder / str(links)) as cluster:
         manager = cluster.manager("--links-max", str(links + 100), *args.serve)
-        plan = Plan(manager.port, source.add("/file", content), links,
+        plan = Plan(manager.port, source.recv(), links,
                     parse_rate(args.host_rate), parse_rate(args.seed_rate), args.upload_slots,
                     args.connecting or links, digests, args.timeout)
         idle_cpu = measure.cpu_seconds([manager.process])
@@ -85,6 +116,8 @@ def run(args: Any, links: int, folder: Path) -> Dict[str, Any]:
         finally:
             hosts.close()
             gc.enable()
+        source.send(None)
+        source_copies = round(source.recv() / size, 3)
         if len(said["hosts"]) != links:
             outcome.trouble.append(f"the manager counts {len(said['hosts'])} links")
         result = figures(links, outcome, cpu)
@@ -92,7 +125,7 @@ def run(args: Any, links: int, folder: Path) -> Dict[str, Any]:
                       bound_s=round(size / plan.host_bps, 3),
                       cpu_s=round(cpu, 2), rss_mb=round(measure.rss_mb(manager.process), 1),
                       driver_cpu_s=round(own_cpu, 2),
-                      source_copies=round(source.body_bytes / size, 3))
+                      source_copies=source_copies)
         if outcome.trouble or outcome.done != links:
             sys.stderr.write("".join(f"{line}\n" for line in outcome.trouble[:10]))
             sys.stderr.write(f"{outcome.done} of {links} hosts are complete\n")
