@@ -16,6 +16,7 @@ FIRST_CHILD_BPS = 125e6     # what a downloading host moves until measured: 1 Gb
 SMOOTHING = 0.3             # weight of the newest window
 LAG_BATCH_MAX_S = 0.025     # batching for lag's sake goes no further
 LAG_FREE_S = 0.002          # a loop this late isn't loaded
+LAG_GRANTS_S = 0.1          # and one this late grants as many leases as it may all the same
 PLANNED = 0.5               # of the leases a second, for whole runs: the last ones are shorter
 BURST_S = 0.1               # credit for leases is saved up for so long
 DEBT_S = 0.1               # and children without any may overdraw it as far
@@ -30,6 +31,8 @@ class PaceLimits:
     leases_per_s: float = 20_000.0
     batch_min_s: float = 0.005
     batch_max_s: float = 0.25
+    batch_floor: float = 0.0   # of the batching that keeps all downloading hosts in the budget
+    grants_per_s: Optional[float] = None   # leases when all come at once; None = leases_per_s
 
 
 class Pacing:
@@ -44,7 +47,7 @@ class Pacing:
         self._window_at: Optional[float] = None
         self._reports = 0
         self._bytes = 0
-        self._credit = BURST_S * limits.leases_per_s   # leases that may be granted now
+        self._credit = BURST_S * self._budget          # leases that may be granted now
         self._credit_at = 0.0
 
     def joined(self) -> bool:
@@ -84,7 +87,8 @@ class Pacing:
         """Pieces of one lease that keep the leases of all swarms within the budget; a manager
         whose loop is late has a smaller one."""
         pieces_per_s = self._active * self.child_bps / piece_size
-        return max(1, -int(-pieces_per_s // (PLANNED * self._budget)))
+        budget = self._limits.leases_per_s / max(1.0, self._lag_s / LAG_FREE_S)
+        return max(1, -int(-pieces_per_s // (PLANNED * budget)))
 
     def may_grant(self, now: float) -> bool:
         """The budget has room for one more lease to a child that has some."""
@@ -102,11 +106,13 @@ class Pacing:
     @property
     def _budget(self) -> float:
         """Leases a second; a manager whose loop is late has fewer to give."""
-        return self._limits.leases_per_s / max(1.0, self._lag_s / LAG_FREE_S)
+        limits = self._limits
+        return (limits.grants_per_s or limits.leases_per_s) / max(1.0, self._lag_s / LAG_GRANTS_S)
 
     def _adopt(self, wanted_s: float) -> bool:
         limits = self._limits
-        least_s = max(limits.batch_min_s, min(self._lag_s, LAG_BATCH_MAX_S))
+        least_s = max(limits.batch_min_s, min(self._lag_s, LAG_BATCH_MAX_S),
+                      limits.batch_floor * self._active / limits.reports_per_s)
         wanted_s = min(max(wanted_s, least_s), limits.batch_max_s)
         at_a_bound = wanted_s in (limits.batch_min_s, limits.batch_max_s)
         if not at_a_bound and self.batch_s / STEP < wanted_s < self.batch_s * STEP:

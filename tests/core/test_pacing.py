@@ -76,6 +76,20 @@ def test_a_manager_that_runs_late_gets_fewer_leases_and_reports() -> None:
     assert pacing.batch_s < 0.025
 
 
+def test_many_hosts_gather_reports_even_while_few_come() -> None:
+    pacing = Pacing(PaceLimits(reports_per_s=1000.0, batch_floor=1.0))
+    for _ in range(100):
+        pacing.joined()
+    for step in range(20):
+        pacing.reported(MIB, now=step / 10)
+    assert pacing.batch_s >= 0.1 / 1.5
+    for _ in range(99):
+        pacing.left()
+    for step in range(20, 40):
+        pacing.reported(MIB, now=step / 10)
+    assert pacing.batch_s < 0.01
+
+
 # ------------------------------------------------------------------------ the lease budget
 def test_extra_leases_wait_for_the_budget_and_credit_is_bounded() -> None:
     pacing = Pacing(PaceLimits(leases_per_s=1000.0))
@@ -96,7 +110,7 @@ def test_a_late_manager_has_a_smaller_budget() -> None:
     pacing.may_grant(0.0)
     for _ in range(100):
         pacing.granted()
-    pacing.lagged(0.2)
+    pacing.lagged(10.0)
     assert not pacing.may_grant(0.05)
     pacing.lagged(0.0)
     assert pacing.may_grant(0.1)
