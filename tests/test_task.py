@@ -8,7 +8,7 @@ import pytest
 from dfly import names
 from dfly import task as t
 from dfly.digest import Digest
-from dfly.errors import ProtocolError, UsageError
+from dfly.errors import ProtocolError
 from dfly.units import KIB, MIB
 
 

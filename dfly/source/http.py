@@ -393,7 +393,7 @@ def _file_name(headers: Headers) -> str:
     value = headers.get("Content-Disposition")
     if not value:
         return ""
-    from email.message import Message    # a megabyte, which a peer doesn't need
+    from email.message import Message  # a megabyte, which a peer doesn't need
     message = Message()
     message["Content-Disposition"] = value
     try:
