@@ -111,6 +111,7 @@ class Leases:
         """The peer holds these pieces too: leases that brought them go on or are over."""
         peer.swarm.claim(peer, got)
         peer.have |= got
+        peer.failing_at = None
         peer.leased &= ~got
         peer.holders_only &= ~got
         for lease in list(peer.leases.values()):
@@ -362,6 +363,8 @@ class Leases:
         child, parent, now = lease.child, lease.parent, self.now
         trust = self._trust
         self.end(lease, tell=False)
+        if child.failing_at is None:
+            child.failing_at = now
         if failure == Failure.LOCAL:
             child.ready_at = now + trust.limits.avoid_s
             self._alarm(child.ready_at, child)

@@ -251,9 +251,11 @@ class Line(Transfer):
         self.is_renewed = True
 
     def _wake_late(self, fetch: Fetch) -> None:
-        """Not for the first bytes of the answer, but for those with which a piece may be whole.
-        Who refuses ends the connection, and that wakes up, too."""
-        self.stream.low_water(min(fetch.size, WORTHWHILE))
+        """Not for the first bytes of the answer, but for those with which a piece may be whole;
+        who refuses ends the connection, and that wakes up, too. Of a stranger that isn't expected
+        yet: he could keep the line for ANSWER_S by a few bytes."""
+        if self._is_used:
+            self.stream.low_water(min(fetch.size, WORTHWHILE))
 
     def _send(self, fetch: Fetch) -> int:
         self._wake_late(fetch)

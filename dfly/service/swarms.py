@@ -248,10 +248,12 @@ class Swarms:
                      task.source_bytes)
         except DflyError as error:
             log.warning("task %s: %s", task.task_id[:12], error)
-            self._end(task, error)
-            if isinstance(error, DigestMismatch):   # this content is never offered again
-                task.file.fail(error)
-                await asyncio.to_thread(self._store.remove, task.task_id)
+            try:
+                if isinstance(error, DigestMismatch):   # this content is never offered again
+                    task.file.fail(error)
+                    await asyncio.to_thread(self._store.remove, task.task_id)
+            finally:
+                self._end(task, error)   # who hears of it finds it gone
         except Exception:   # a mistake of ours: members must hear of it, or they wait for ever
             log.exception("task %s: its fetch failed", task.task_id[:12])
             self._end(task, DflyError("the manager failed", "see its log"))
