@@ -9,7 +9,7 @@ import argparse
 import random
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from dfly.cli.table import print_json, table
 from dfly.config import parse_at_least_one, parse_count
@@ -35,8 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--source-rate", "10gbit", "RATE",
            "of the source and of the manager's uplink (default 10gbit); 0 = no limit")
     option("--piece-size", "0", "SIZE", "0, the default, is what a manager would choose")
-    option("--latency", "500us", "TIME", "of every path, one way (default 500us)")
+    option("--latency", "500us", "TIME",
+           "of every path, one way: half of a round trip (default 500us)")
+    option("--racks", "0", "N", "racks that the hosts hang on, in blocks; 0, the default, is none")
+    option("--rack-rate", "0", "RATE",
+           "of each rack's link to the core, either way; 0, the default, is no limit")
+    option("--manager-rack", "core", "N",
+           "rack of the manager, from 0, or core (the default); the source is on the core")
+    option("--goodput", "1", "SHARE", "of every link's rate that is payload (default 1)")
+    option("--startup", "0", "TIME", "from the start to the first host's joining")
+    option("--run-cost", "0", "TIME", "of a host for each lease that it serves, one by one")
+    option("--report-cost", "0", "TIME", "of the manager for each report")
+    option("--lease-cost", "0", "TIME", "of the manager for each lease")
+    option("--leases", "0", "N", "a second that the manager may grant; 0 = as production")
     option("--upload-slots", "16", "N", "leases that a host serves at once (default 16)")
+    option("--manager-slots", "16", "N", "the same for the manager (default 16)")
     option("--join-every", "0", "TIME", "a host joins each TIME; 0, the default, is all at once")
     option("--readers", "0", "N", "hosts that read the file in order while it arrives")
     option("--lose", "0", "N", "hosts that die on the way")
@@ -59,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     result = {"makespan_s": round(outcome.makespan_s, 6), "median_s": round(outcome.median_s, 6),
               "p95_s": round(outcome.p95_s, 6), "bound_s": round(outcome.bound_s, 6),
               "ratio": round(outcome.ratio, 4), "source_copies": round(outcome.source_copies, 4),
-              "leases": outcome.leases, "trace": outcome.trace}
+              "rack_copies": round(outcome.rack_copies, 4), "leases": outcome.leases,
+              "trace": outcome.trace}
     if args.json:
         print_json(result)
         return 0
@@ -70,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             ("last host / bound", f"{outcome.ratio:.3f}"),
             ("copies out of the source", f"{outcome.source_copies:.2f}"),
             ("copies out of the manager", f"{outcome.seed_copies:.2f}"),
+            ("copies into the busiest rack", f"{outcome.rack_copies:.2f}"),
             ("leases", str(outcome.leases)), ("reports", str(outcome.reports)),
             ("trace", outcome.trace[:16])]
     print(table(("", ""), rows, right=(1,)).lstrip("\n"))
@@ -79,13 +94,17 @@ def run(args: argparse.Namespace) -> int:
 def command(args: argparse.Namespace) -> str:
     """The command line that repeats a run."""
     words: List[str] = ["dfly", "simulate"]
-    for name in ("hosts", "size", "host_rate", "source_rate", "piece_size", "latency",
-                 "upload_slots", "join_every", "readers", "lose", "stall", "liars", "seed"):
+    for name in ("hosts", "size", "host_rate", "source_rate", "piece_size", "latency", "racks",
+                 "rack_rate", "manager_rack", "goodput", "startup", "run_cost", "report_cost",
+                 "lease_cost", "leases", "upload_slots", "manager_slots", "join_every", "readers",
+                 "lose", "stall", "liars", "seed"):
         words += ["--" + name.replace("_", "-"), str(getattr(args, name))]
     return shlex.join(words)
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
+    from dfly.core.pacing import PaceLimits
+    from dfly.core.scheduler import SchedulerLimits
     from dfly.sim.scenario import Scenario
     hosts = parse_at_least_one(args.hosts)
     if hosts > HOSTS_MAX:
@@ -94,7 +113,16 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         hosts, parse_size(args.size), parse_rate(args.host_rate), parse_rate(args.source_rate),
         piece_size=parse_size(args.piece_size), latency_s=_latency_s(args.latency),
         seed=parse_count(args.seed), join_every_s=parse_duration(args.join_every),
-        upload_slots=parse_at_least_one(args.upload_slots), readers=parse_count(args.readers))
+        upload_slots=parse_at_least_one(args.upload_slots),
+        seed_slots=parse_at_least_one(args.manager_slots), readers=parse_count(args.readers),
+        racks=parse_count(args.racks), rack_bps=parse_rate(args.rack_rate),
+        manager_rack=_manager_rack(args), goodput=_share(args.goodput),
+        startup_s=_latency_s(args.startup), run_s=_latency_s(args.run_cost),
+        fact_s=_latency_s(args.report_cost), lease_s=_latency_s(args.lease_cost))
+    leases = parse_count(args.leases)
+    if leases:
+        pace = PaceLimits(leases_per_s=float(leases))
+        scenario = replace(scenario, limits=SchedulerLimits(pace=pace))
     pieces = scenario.geometry.piece_count
     assert pieces is not None
     if pieces > PIECES_MAX or pieces * hosts > PIECES_IN_ALL_MAX:
@@ -116,6 +144,26 @@ def _faults(args: argparse.Namespace, scenario: Scenario) -> Tuple[Fault, ...]:
     span_s = scenario.bound_s + scenario.hosts * scenario.join_every_s
     return tuple(Fault(kind, host, 0.0 if kind == "liar" else rng.random() * span_s)
                  for kind, host in zip(kinds, failing))
+
+
+def _manager_rack(args: argparse.Namespace) -> Optional[int]:
+    if args.manager_rack == "core":
+        return None
+    rack, racks = parse_count(args.manager_rack), parse_count(args.racks)
+    if rack >= racks:
+        raise UsageError(f"--manager-rack {rack}: there are {racks} racks",
+                         "they are counted from 0")
+    return rack
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--goodput {text}: a share is above 0 and at most 1")
+    return share
 
 
 def _latency_s(text: str) -> float:

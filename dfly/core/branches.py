@@ -39,6 +39,7 @@ class Branches:
                 self._leases.end(lease, tell=True)
         forest = Forest(count, limits.forest_streams, self._grove_level(swarm))
         swarm.plant(forest)
+        self._leases.pacing.spend()   # else leaves sit near the roots, and trees grow deep
         for peer in swarm.peers.values():
             forest.enrol(peer, self._leases.now)
             peer.listed = peer.holders_only = 0

@@ -99,6 +99,10 @@ class Pacing:
             self._credit = min(self._credit + span_s * budget, BURST_S * budget)
         return self._credit >= 1
 
+    def spend(self) -> None:
+        """Nothing is saved up any more: extra leases of a crowd that is coming wait a little."""
+        self._credit = min(self._credit, 0.0)
+
     def granted(self) -> None:
         """A lease: even without credit, for a child that has none; others wait the longer."""
         self._credit = max(self._credit - 1, -DEBT_S * self._budget)

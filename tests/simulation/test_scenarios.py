@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import pytest
 
 from dfly.core.choice import ChoiceLimits
+from dfly.core.pacing import PaceLimits
 from dfly.core.scheduler import SchedulerLimits
 from dfly.sim.scenario import Fault, Outcome, Scenario, simulate
 from dfly.units import parse_rate, parse_size
@@ -66,9 +68,27 @@ def test_two_hundred_hosts_lease_runs() -> None:
     assert outcome.leases < 200 * 763 / 3      # of 763 pieces each
 
 
+def test_fast_hosts_on_slow_paths_fill_their_windows_soon() -> None:
+    assert simulate(fleet(20, "200MB", "1gbit", "10gbit", latency_s=0.01)).ratio <= 1.50
+    assert simulate(fleet(20, "1000MB", "1gbit", "10gbit", latency_s=0.02)).ratio <= 1.15
+
+
+def test_three_hundred_hosts_are_a_forest() -> None:
+    outcome = simulate(fleet(300, "200MB", "1gbit", "10gbit"))
+    assert outcome.ratio <= 1.17 and slowest_over_median(outcome) <= 1.05
+    assert outcome.leases < 300 * 12 and outcome.source_copies == 1.0
+
+
+def test_a_forest_keeps_to_its_budget_and_still_flows() -> None:
+    pace = PaceLimits(leases_per_s=600.0)
+    outcome = simulate(fleet(300, "200MB", "1gbit", "10gbit", limits=SchedulerLimits(pace=pace)))
+    assert outcome.leases <= 300 * 5 + 600 * outcome.makespan_s
+    assert outcome.ratio <= 1.8
+
+
 @pytest.mark.long
 def test_a_thousand_hosts() -> None:
-    outcome = simulate(fleet(1000, "500M", "1gbit", "10gbit", piece_size=1 << 20))
+    outcome = simulate(fleet(1000, "500M", "1gbit", "10gbit"))
     assert outcome.ratio <= 1.15 and slowest_over_median(outcome) <= 1.08
     assert outcome.source_copies == 1.0
 
@@ -112,9 +132,43 @@ def test_near_parents_save_the_long_links() -> None:
     assert outcome.far_share < 0.4       # half, if nobody cared
 
 
+@pytest.mark.parametrize("manager_rack", (None, 1))
+@pytest.mark.parametrize("rack_rate", ("100mbit", "50mbit"))
+def test_two_racks_on_a_thin_link(manager_rack: Optional[int], rack_rate: str) -> None:
+    outcome = simulate(fleet(20, "100MB", "100mbit", "200mbit", racks=2,
+                             rack_bps=parse_rate(rack_rate), manager_rack=manager_rack))
+    assert outcome.rack_copies <= 1.1
+    assert outcome.ratio <= 1.15
+
+
+def test_groves_of_a_forest_take_the_file_in_about_once() -> None:
+    outcome = simulate(fleet(300, "200MB", "1gbit", "10gbit", racks=3, rack_bps=1.25e9))
+    assert outcome.far_share < 0.03 and outcome.rack_copies <= 3
+    assert outcome.ratio <= 1.35
+
+
+def test_carriers_that_die_do_not_starve_their_rack() -> None:
+    faults = tuple(Fault("lost", host, 0.6 * host) for host in range(1, 8))
+    outcome = simulate(fleet(20, "100MB", "100mbit", "200mbit", racks=2, rack_bps=12.5e6,
+                             faults=faults))
+    assert len(outcome.times_s) >= 13 and outcome.makespan_s <= 2 * outcome.bound_s
+
+
+# ---------------------------------------------------------------- what reality adds
+def test_costs_and_headers_make_a_run_longer_by_what_they_are() -> None:
+    plain = fleet(20, "50MB", "100mbit", "200mbit")
+    ideal = simulate(plain).makespan_s
+    assert simulate(replace(plain, goodput=0.5)).makespan_s == pytest.approx(2 * ideal, rel=0.05)
+    assert simulate(replace(plain, startup_s=3.0)).makespan_s == pytest.approx(3 + ideal, rel=0.02)
+    assert 0.99 <= simulate(replace(plain, run_s=0.001)).makespan_s / ideal <= 1.10
+    busy = simulate(replace(plain, fact_s=0.0005, lease_s=0.0005)).makespan_s
+    assert 0.99 <= busy / ideal <= 1.25
+
+
 # ------------------------------------------------------------------------------ faults
 BASES: Dict[str, Tuple[int, str, str, str]] = {
-    "pieces": (30, "50MB", "100mbit", "200mbit"), "runs": (90, "100MB", "1gbit", "4gbit")}
+    "pieces": (30, "50MB", "100mbit", "200mbit"), "runs": (90, "100MB", "1gbit", "4gbit"),
+    "forest": (280, "200MB", "1gbit", "10gbit")}
 
 
 def faulty(base: str, seed: int, *faults: Fault, **more: Any) -> Outcome:
@@ -145,7 +199,7 @@ def test_liars_are_found_and_harm_little(base: str, seed: int) -> None:
 def test_parents_that_stall_without_a_word_are_left(base: str, seed: int) -> None:
     bound_s = fleet(*BASES[base]).bound_s
     outcome = faulty(base, seed, *(Fault("stalled", host, bound_s * 0.3) for host in (2, 5, 9)))
-    assert outcome.median_s <= 1.5 * bound_s
+    assert outcome.median_s <= 1.5 * bound_s + 0.5      # long branches hang on a few
     assert outcome.makespan_s <= 1.5 * bound_s + 4.0
 
 
@@ -180,7 +234,7 @@ def test_json_has_exactly_these_keys() -> None:
     assert done.returncode == 0 and done.stderr == ""
     result = json.loads(done.stdout)
     assert sorted(result) == sorted(("makespan_s", "median_s", "p95_s", "bound_s", "ratio",
-                                     "source_copies", "leases", "trace"))
+                                     "source_copies", "rack_copies", "leases", "trace"))
     assert result["bound_s"] == pytest.approx(0.8) and result["source_copies"] == 1.0
 
 
