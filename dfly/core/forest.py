@@ -238,8 +238,9 @@ class Forest:
         busy; -1 = it needs none. Its own comes first: there it makes room for others."""
         grove = child.grove
         assert grove is not None
-        best, least, own = -1, BUSY + 1, max(child.stream, 0)
-        for stream in (*range(own, self.streams), *range(own)):   # not all the same one first
+        best, least = -1, BUSY + 1
+        for offset in range(self.streams):
+            stream = (max(child.stream, 0) + offset) % self.streams   # not all the same one first
             if not child.waits >> stream & 1 and self.wanted(child, stream):
                 if stream == child.stream:
                     return stream
