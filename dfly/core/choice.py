@@ -81,13 +81,9 @@ class Chooser:
                 or self._last_resort(child, need, run_max, now))
 
     def _is_near_others(self, child: Peer, now: float) -> bool:
-        """Others share its location, and it doesn't wait for them in vain: without a lease, or
-        with leases that fail one after the other."""
-        patience_s = self._limits.near_patience_s
-        if len(child.groups[0].peers) <= 1 \
-                or (child.failing_at is not None and now - child.failing_at >= patience_s):
-            return False
-        return bool(child.leases) or now - child.hungry_at < patience_s
+        """Others share its location, don't fail it, and it doesn't wait for them in vain."""
+        return len(child.groups[0].peers) > 1 and now >= child.far_until \
+            and (bool(child.leases) or now - child.hungry_at < self._limits.near_patience_s)
 
     def _by_location(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
         """What nobody near has or is getting comes from afar, unless much does so already; what

@@ -30,6 +30,7 @@ from dfly.core.trust import Trust, TrustLimits
 from dfly.task import lowest
 from dfly.wire.messages import Failure
 
+FAR_S = 10.0        # who failed a child may be near it: so long it waits for nobody near
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
 RATE_SPAN_S = 0.1   # a child's rate is measured over at least this,
 RATE_COUNT = 16     # or over so many pieces,
@@ -111,7 +112,6 @@ class Leases:
         """The peer holds these pieces too: leases that brought them go on or are over."""
         peer.swarm.claim(peer, got)
         peer.have |= got
-        peer.failing_at = None
         peer.leased &= ~got
         peer.holders_only &= ~got
         for lease in list(peer.leases.values()):
@@ -362,9 +362,9 @@ class Leases:
         """The child has given the lease up, and says why."""
         child, parent, now = lease.child, lease.parent, self.now
         trust = self._trust
+        if failure not in (Failure.LOCAL, Failure.REVOKED):
+            child.far_until = now + FAR_S
         self.end(lease, tell=False)
-        if child.failing_at is None:
-            child.failing_at = now
         if failure == Failure.LOCAL:
             child.ready_at = now + trust.limits.avoid_s
             self._alarm(child.ready_at, child)
@@ -469,5 +469,6 @@ class Leases:
         took_s = self.now - lease.granted_at
         self._cost.observe(parent.host.number, child.host.number,
                            child.swarm.piece_size, lease.load, took_s)
+        child.far_until = self.now + FAR_S
         self.end(lease, tell=True)
         self._trust.strike(parent.host, child, self.now)

@@ -146,7 +146,7 @@ class Lease:
 class Peer:
     """A host in a swarm: what it holds, what it is getting, what it wants."""
 
-    __slots__ = ("avoid", "busy", "delayed", "ending", "failing_at", "grove", "groups", "have",
+    __slots__ = ("avoid", "busy", "delayed", "ending", "far_until", "grove", "groups", "have",
                  "holders_only", "host", "hungry_at", "leased", "leases", "least_s", "level",
                  "listed", "patience", "plateau", "rate_at", "rate_best", "rate_count", "rate_pps",
                  "ready_at", "stream", "swarm", "unit_s", "urgent_at", "waits", "wants")
@@ -162,10 +162,10 @@ class Peer:
         self.urgent_at: Optional[int] = None
         self.listed = 0                     # pieces in whose list of carriers it stands
         self.holders_only = 0               # pieces that others wait for it to repair
+        self.far_until = 0.0                # takes pieces from anywhere before
         self.avoid: Dict[int, Tuple[float, int]] = {}  # parent -> (until, failures)
         self.ready_at = 0.0                 # gets no lease before (its own disk failed)
         self.hungry_at = 0.0                # of the last lease granted to it
-        self.failing_at: Optional[float] = None   # of the first that failed since a piece came
         self.patience = 1.0                 # factor on "too slow", for slow links
         self.rate_pps = 0.0                 # pieces a second that it stores
         self.rate_best = 0.0                # the most that it stored, and

@@ -7,7 +7,8 @@ from typing import Any, Iterator, List
 
 import pytest
 
-from tests.bench.swarm import SOURCE_PORT, nginx, reshape
+from tests.bench import nginx
+from tests.bench.swarm import reshape
 from tests.cluster import Cluster, Role, finish, star_missing, star_module
 from tests.system.scene import clean_cluster, content_of
 
@@ -26,7 +27,7 @@ class Fleet:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.star: Any = cluster.star
-        self.url = f"http://{cluster.address(0)}:{SOURCE_PORT}/file"
+        self.url = f"http://{cluster.address(0)}:{nginx.PORT}/file"
         self.manager = cluster.manager(host=BOSS)
         self.peers: List[Role] = [
             cluster.peer("--manager", self.manager.where, "--location",
@@ -49,7 +50,7 @@ def fleet(tmp_path: Path, program: Path) -> Iterator[Fleet]:
         reshape(star, BOSS, "200mbit")
         (tmp_path / "www").mkdir()
         (tmp_path / "www" / "file").write_bytes(CONTENT)
-        nginx(cluster, tmp_path, tmp_path / "www")
+        nginx.start(cluster, tmp_path, tmp_path / "www", 0)
         yield Fleet(cluster)
 
 
