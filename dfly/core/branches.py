@@ -78,9 +78,7 @@ class Branches:
                 forest.delay(child)   # who makes room for others or has nothing doesn't wait
                 self._leases.tend_later(child.swarm)
                 return
-            if not self._branch(child, stream, forest.wanted(child, stream)):
-                forest.wait(child, stream)
-                self._leases.look_again(child.swarm)
+            self._branch_or_wait(child, stream)
 
     def _branch(self, child: Peer, stream: int, want: int, orphan: bool = False) -> bool:
         """Lease a run of a tree's pieces. Places are kept for inner ones while these come."""
@@ -88,8 +86,7 @@ class Branches:
         assert forest is not None
         busy_max = FULL
         if stream != child.stream and not orphan:
-            settled = self._leases.now - forest.joined_at > self._leases.limits.settled_s
-            busy_max = 2 if settled else 1
+            busy_max = self._busy_max(forest)
         offer = self._leases.choose.for_branch(child, stream, want, busy_max, self._leases.now)
         if offer is None and orphan:
             offer = self._leases.choose.for_orphan(child, want, self._leases.now)
@@ -100,6 +97,19 @@ class Branches:
             forest.stand(child, lease.depth)
             self._leases.to_serve.append(child)
         return True
+
+    def _busy_max(self, forest: Forest) -> int:
+        """How busy a place for a leaf may be: fewer are left for who may come while hosts do."""
+        settled = self._leases.now - forest.joined_at > self._leases.limits.settled_s
+        return 2 if settled else 1
+
+    def _branch_or_wait(self, child: Peer, stream: int) -> None:
+        """A place in this tree, or in the queue for one."""
+        forest = child.swarm.forest
+        assert forest is not None
+        if not self._branch(child, stream, forest.wanted(child, stream)):
+            forest.wait(child, stream)
+            self._leases.look_again(child.swarm)
 
     def _share(self, child: Peer) -> None:
         """A child with a tree's time to spare has the second half of its longest lease from
@@ -135,9 +145,7 @@ class Branches:
             stream = forest.best_stream(child)
             if stream < 0:
                 continue
-            if not self._branch(child, stream, forest.wanted(child, stream)):
-                forest.wait(child, stream)
-                self._leases.look_again(swarm)
+            self._branch_or_wait(child, stream)
             forest.delay(child)
         if forest.delays:
             self._leases.tend_later(swarm)
@@ -146,8 +154,7 @@ class Branches:
         """A place in this tree for who waits longest for one. False if it can't be had."""
         forest = swarm.forest
         assert forest is not None
-        settled = self._leases.now - forest.joined_at > self._leases.limits.settled_s
-        if not orphans and grove.openings[stream].least > (2 if settled else 1):
+        if not orphans and grove.openings[stream].least > self._busy_max(forest):
             return False
         if self._leases.granted >= self._leases.stop_at:
             return False

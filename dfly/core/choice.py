@@ -19,7 +19,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 from dfly.core.cost import CostModel
 from dfly.core.events import SEED
 from dfly.core.forest import BUSY, FULL, Openings
-from dfly.core.swarm import Group, Lease, Peer, Swarm
+from dfly.core.swarm import Group, Lease, Peer, Pool, Swarm
 from dfly.task import count_of, lowest, run_set
 
 SCAN_MAX = 8       # carriers looked at one by one when a piece has no more
@@ -123,10 +123,7 @@ class Chooser:
             offer = self._fresh(child, able, run_max, now)
             if offer is not None:
                 return offer
-        givers = group.givers
-        picked = [givers.pick(self._rng)
-                  for _ in range(min(len(givers), 2 * self._limits.parents))]
-        useful = [parent for parent in picked
+        useful = [parent for parent in self._pick(group.givers)
                   if able & (parent.have if run_max == 1 else parent.have | parent.leased)]
         best = self._cheapest(child, useful, now)
         offer = None if best is None else self._from(best, child, able, run_max)
@@ -134,8 +131,7 @@ class Chooser:
             assert seed is not None
             able &= seed.have & ~group.inside
             if able and self._usable(seed, child, now):
-                first = self._any_of(able, child.swarm.full)
-                offer = Offer(seed, first, min(lowest(~(able >> first)), run_max), 0)
+                offer = self._any_run(seed, able, run_max)
         return offer
 
     def _by_pair(self, parent: Peer, child: Peer, need: int) -> int:
@@ -235,10 +231,8 @@ class Chooser:
 
     def for_orphan(self, child: Peer, want: int, now: float) -> Optional[Offer]:
         """What no tree gives in time, from whoever holds it, the seed at last."""
-        givers = child.swarm.givers
-        picked = [givers.pick(self._rng)
-                  for _ in range(min(len(givers), 2 * self._limits.parents))]
-        best = self._cheapest(child, [parent for parent in picked if parent.have & want], now)
+        useful = [parent for parent in self._pick(child.swarm.givers) if parent.have & want]
+        best = self._cheapest(child, useful, now)
         if best is None:
             return self._branch_from_seed(child, want, now)
         able = want & best.have
@@ -340,8 +334,11 @@ class Chooser:
         able = need & seed.have
         if not able:
             return None
-        able = _rarest(swarm, able)
-        first = self._any_of(able, swarm.full)
+        return self._any_run(seed, _rarest(swarm, able), run_max)
+
+    def _any_run(self, seed: Peer, able: int, run_max: int) -> Offer:
+        """Of the pieces `able`, all of which the seed holds."""
+        first = self._any_of(able, seed.swarm.full)
         return Offer(seed, first, min(lowest(~(able >> first)), run_max), 0)
 
     def _any_of(self, pieces: int, full: int) -> int:
@@ -426,13 +423,15 @@ class Chooser:
 
     def _sampled(self, child: Peer, need: int, run_max: int, now: float) -> Optional[Offer]:
         """Anything useful from the best of a few peers with a free slot."""
-        givers = child.swarm.givers
-        picked = [givers.pick(self._rng)
-                  for _ in range(min(len(givers), 2 * self._limits.parents))]
-        useful = [parent for parent in picked
+        useful = [parent for parent in self._pick(child.swarm.givers)
                   if need & (parent.have if run_max == 1 else parent.have | parent.leased)]
         best = self._cheapest(child, useful, now)
         return None if best is None else self._from(best, child, need, run_max)
+
+    def _pick(self, givers: Pool[Peer]) -> List[Peer]:
+        """A few of those who have a free slot."""
+        return [givers.pick(self._rng)
+                for _ in range(min(len(givers), 2 * self._limits.parents))]
 
     def _from(self, parent: Peer, child: Peer, need: int, run_max: int) -> Optional[Offer]:
         """The rarest run that this parent could give."""

@@ -62,7 +62,7 @@ class Channel:
             return False
         return True
 
-    def when_writable(self, call: Callable[[], None]) -> None:
+    def when_writable(self, call: Callable[[], object]) -> None:
         """Call once when there is room again."""
         if self._writing or self.closed:
             return
@@ -79,7 +79,7 @@ class Channel:
         self._sock.close()
 
     # ----------------------------------------------------------------------------- inside
-    def _writable(self, call: Callable[[], None]) -> None:
+    def _writable(self, call: Callable[[], object]) -> None:
         self._writing = False
         self._loop.remove_writer(self._sock.fileno())
         call()

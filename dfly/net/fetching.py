@@ -40,6 +40,7 @@ from dfly.wire.http11 import (
     body_of,
     keep_alive,
 )
+from dfly.wire.lines import HEAD_END
 
 ANSWER_S = 5.0        # to connect, and then for the answer's head
 BYTES_S = 15.0        # for the next bytes of the body; the other side may itself wait for them
@@ -48,7 +49,6 @@ RESTING_MAX = 256     # lines that rest, over all addresses
 PER_ADDRESS_MAX = 8   # of them, to one address
 HEAD_ROOM = 4 * KIB   # a head comes together with the first bytes of its body
 KNOWN_MAX = 64        # beginnings of heads remembered
-HEAD_END = b"\r\n\r\n"
 Address = Tuple[str, int]
 
 
@@ -124,7 +124,7 @@ class Line(Transfer):
         self._head = bytearray()
         self._left: Optional[int] = None      # bytes of the body to come; None = head first
         self._is_used = False                 # a fetch was answered before
-        self._wait(ANSWER_S)
+        self.renew(ANSWER_S)
 
     # ------------------------------------------------------------------------ on the loop
     def ask(self, fetch: Fetch) -> bool:
@@ -234,7 +234,7 @@ class Line(Transfer):
             return False
         self._left = None
         self.limits = fetch.limits
-        self._wait(ANSWER_S)
+        self.renew(ANSWER_S)
         return True
 
     def _rest(self) -> int:
@@ -245,10 +245,6 @@ class Line(Transfer):
         if has_ended is False and self._given is None:
             raise ProtocolError(f"{self.stream.name}: an answer to nothing")
         return DONE if has_ended else AGAIN if has_ended is False else READABLE
-
-    def _wait(self, timeout_s: float) -> None:
-        self.idle_timeout_s = timeout_s
-        self.is_renewed = True
 
     def _wake_late(self, fetch: Fetch) -> None:
         """Not for the first bytes of the answer, but for those with which a piece may be whole;
@@ -264,7 +260,7 @@ class Line(Transfer):
             if count < 0:
                 return WRITABLE
             self._unsent = self._unsent[count:]
-        self._wait(ANSWER_S)
+        self.renew(ANSWER_S)
         return DONE
 
     def _read_head(self, fetch: Fetch, workspace: memoryview, allowed: int) -> int:
@@ -289,7 +285,7 @@ class Line(Transfer):
             self._head.clear()
         fetch.is_answered = True
         self._left = fetch.size
-        self._wait(BYTES_S)
+        self.renew(BYTES_S)
         return self._take(fetch, workspace[start:count], count == size)
 
     def _known_head(self, fetch: Fetch, data: bytes) -> int:
@@ -353,7 +349,7 @@ class Line(Transfer):
         fetch.sink.finish()
         self._fetch = None
         self._is_used = True
-        self._wait(REST_S)
+        self.renew(REST_S)
         self._lines.mailbox.post(self._lines.ended, self, fetch, None)
         return DONE if self._is_closing else READABLE
 

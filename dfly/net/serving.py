@@ -21,9 +21,9 @@ from dfly.net.transfer import (
     SendPieces,
     Transfer,
 )
+from dfly.wire.lines import HEAD_END
 
 QUICK_HEAD_MAX = 4_096   # bytes of a head that is worth the way: those for pieces have 400
-HEAD_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Serving(Transfer):
         self._body: Optional[PiecesBody] = None
         self._moved_before = 0
         self._is_closing = False
-        self._wait(head_timeout_s)
+        self.renew(head_timeout_s)
 
     def close_soon(self) -> None:
         """Any thread: end when the answer under way is sent, or now if there's none."""
@@ -105,7 +105,7 @@ class Serving(Transfer):
         self._let_go()
         if self._is_closing:
             return DONE
-        self._wait(self._rest_s)
+        self.renew(self._rest_s)
         return AGAIN if self.stream.buffer else READABLE
 
     def _let_go(self) -> None:
@@ -115,11 +115,6 @@ class Serving(Transfer):
         body, self._body = self._body, None
         if body is not None and body.on_end is not None:
             body.on_end()
-
-    def _wait(self, timeout_s: float) -> None:
-        """What comes next has so much time, from now on."""
-        self.idle_timeout_s = timeout_s
-        self.is_renewed = True
 
     def _next_request(self, workspace: memoryview) -> Optional[int]:
         """None when an answer is about to be sent, else what is needed for one."""
@@ -135,7 +130,7 @@ class Serving(Transfer):
                 self.has_ended = not buffer
                 return DONE   # the server reads the end itself, and says what is missing
             if not buffer:
-                self._wait(self._head_timeout_s)   # for all of it, however slowly it drips
+                self.renew(self._head_timeout_s)   # for all of it, however slowly it drips
             buffer += workspace[:count]
             stop = buffer.find(HEAD_END)
         prefix = self._quick.prefix
@@ -161,4 +156,4 @@ class Serving(Transfer):
         self._sending.wake = self.wake
         self._moved_before = self.moved
         self.limits = answer.limits
-        self._wait(IDLE_S)
+        self.renew(IDLE_S)

@@ -71,6 +71,11 @@ class Transfer:
         self.is_renewed = False  # something else begins: the idle timeout counts from now on
         self.wake: Callable[[], None] = _nobody
 
+    def renew(self, timeout_s: float) -> None:
+        """Something else begins: what comes next has so much time, from now on."""
+        self.idle_timeout_s = timeout_s
+        self.is_renewed = True
+
     def step(self, workspace: memoryview, allowed: int) -> int:
         """Move up to about `allowed` bytes; one of the needs above."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ import re
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Callable, Dict, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
 from dfly.clock import Clock
 from dfly.names import is_task_id
@@ -182,8 +182,7 @@ class PieceServer:
         if not served.arriving and not _holds(file, start, stop):
             return _refusal(404, "pieces not held")
         body = PiecesBody(file, start, stop, on_sent=self._sent, on_end=self._ended)
-        headers = [("ETag", tag), ("Accept-Ranges", "bytes"),
-                   ("Content-Type", "application/octet-stream")]
+        headers = _headers_of(tag)
         if span is None:
             return Response(200, headers, body, limits=self._limits)
         headers.append(("Content-Range", format_content_range(start, stop, length)))
@@ -234,12 +233,15 @@ def _holds(file: PiecesHeld, start: int, stop: int) -> bool:
     return not needed & ~file.have
 
 
+def _headers_of(tag: str) -> List[Tuple[str, str]]:
+    return [("ETag", tag), ("Accept-Ranges", "bytes"),
+            ("Content-Type", "application/octet-stream")]
+
+
 @lru_cache(maxsize=16)
 def _same_head(tag: str, date: str) -> bytes:
     """The lines that all answers of one second have in common, the differing ones come last."""
-    head = ResponseHead(206, headers=Headers([
-        ("ETag", tag), ("Accept-Ranges", "bytes"), ("Content-Type", "application/octet-stream"),
-        ("Date", date)]))
+    head = ResponseHead(206, headers=Headers([*_headers_of(tag), ("Date", date)]))
     return head.encode()[:-2]
 
 

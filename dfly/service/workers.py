@@ -100,10 +100,7 @@ class Workers:
         stop = self._subscribed.pop(task_id, None)
         if stop is not None:
             stop()
-        for worker in self._workers:
-            if task_id in worker.told:
-                worker.behind[task_id] = None
-                self._catch_up(worker)
+        self._tell(task_id)
 
     def _know(self, worker: _Worker, task: LedTask) -> bool:
         """See that the worker knows the task; False if it can't be told now."""
@@ -125,9 +122,12 @@ class Workers:
         self._loop.call_soon_threadsafe(self._grew, task_id)
 
     def _grew(self, task_id: str) -> None:
-        """A piece came: every worker that knows the task hears of it."""
-        if task_id not in self._tasks:
-            return
+        """A piece came."""
+        if task_id in self._tasks:
+            self._tell(task_id)
+
+    def _tell(self, task_id: str) -> None:
+        """There is news of this task for those who know it."""
         for worker in self._workers:
             if task_id in worker.told:
                 worker.behind[task_id] = None
@@ -140,15 +140,12 @@ class Workers:
             news: Message = ({"kind": "gone", "task": task_id} if task is None
                              else _state_of(task))
             if not worker.channel.send(news):
-                worker.channel.when_writable(partial(self._caught_up, worker))
+                worker.channel.when_writable(partial(self._catch_up, worker))
                 return False
             del worker.behind[task_id]
             if task is None:
                 worker.told.discard(task_id)
         return True
-
-    def _caught_up(self, worker: _Worker) -> None:
-        self._catch_up(worker)
 
     # --------------------------------------------------------------------------- processes
     def _start_one(self) -> None:

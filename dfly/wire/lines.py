@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # importing typing would cost each start of a client 2 ms
 if TYPE_CHECKING:
     from typing import Optional, Tuple
 
+HEAD_END = b"\r\n\r\n"   # as all but small old servers end it
 _ALNUM = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"
 _VISIBLE = bytes([*range(0x21, 0x7f), *range(0x80, 0x100)])

@@ -147,6 +147,15 @@ def test_a_manager_that_floods_a_link_with_parents_gets_a_new_one(
     with_manager(answer, story)
 
 
+async def lose_a_member(link: ManagerLink) -> None:
+    """One joins, asks for a piece, and is gone by what the manager answers."""
+    accepted = await link.join(join, 10.0)
+    member = Failing()
+    link.attach(accepted.swarm, member)
+    link.reader_at(accepted.swarm, 0)
+    await member.lost.wait()
+
+
 def test_a_member_that_fails_costs_the_link_but_not_the_next_one() -> None:
     def answer(link: Link, message: Message) -> None:
         if isinstance(message, Join):
@@ -155,11 +164,7 @@ def test_a_member_that_fails_costs_the_link_but_not_the_next_one() -> None:
             link.send(Changed(message.swarm))
 
     async def story(link: ManagerLink) -> None:
-        accepted = await link.join(join, 10.0)
-        member = Failing()
-        link.attach(accepted.swarm, member)
-        link.reader_at(accepted.swarm, 0)
-        await member.lost.wait()
+        await lose_a_member(link)
         assert await link.opened(10.0)
         await link.join(join, 10.0)
     with_manager(answer, story)
@@ -230,11 +235,7 @@ def test_busy_on_an_open_link_ends_the_membership_and_the_link_comes_back() -> N
             link.send(Busy(0.2, "overload"))
 
     async def story(link: ManagerLink) -> None:
-        accepted = await link.join(join, 10.0)
-        member = Failing()
-        link.attach(accepted.swarm, member)
-        link.reader_at(accepted.swarm, 0)
-        await member.lost.wait()
+        await lose_a_member(link)
         assert not link.is_open and link.busy_s > 0
         assert await link.opened(0.01)
         await link.join(join, 10.0)
