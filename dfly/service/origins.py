@@ -1,13 +1,13 @@
 """Where the pieces of a download came from: counted once each, as the store marks them.
 
-The store tells its watchers of a piece in the very thread that marked it, so whoever carries a
-body says by `by()` whose it is, and the watcher asks `current()`. Counting anywhere else would
-count a piece that two transfers brought twice, or after its download is reported as done.
+The store tells its watchers of a piece in the context of whoever brought it, so whoever carries
+a body says by `carried()` whose it is, and the watcher asks `carrier()`. Counting anywhere else
+would count a piece that two transfers brought twice, or after its download is reported as done.
 """
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Dict, Iterator
 
@@ -44,35 +44,35 @@ class Received:
                 **{origin: held_bytes(geometry, pieces) for origin, pieces in sets.items()}}
 
 
-class Carrying(threading.local):
-    """Whose bytes this thread is storing; the source's unless told otherwise."""
+_carrier: ContextVar[str] = ContextVar("carrier", default=SOURCE)
 
-    origin = SOURCE
 
-    @contextmanager
-    def by(self, origin: str) -> Iterator[None]:
-        self.origin = origin
-        try:
-            yield
-        finally:
-            self.origin = SOURCE
+def carrier() -> str:
+    """Whose bytes are being stored; the source's unless told otherwise."""
+    return _carrier.get()
+
+
+@contextmanager
+def carried(origin: str) -> Iterator[None]:
+    """What is stored meanwhile is of `origin`."""
+    before = _carrier.set(origin)
+    try:
+        yield
+    finally:
+        _carrier.reset(before)
 
 
 class OriginSink:
     """A sink whose pieces are known to come from `origin`."""
 
-    def __init__(self, sink: Sink, carrying: Carrying, origin: str) -> None:
+    def __init__(self, sink: Sink, origin: str) -> None:
         self._sink = sink
-        self._carrying = carrying
         self._origin = origin
 
     def feed(self, view: memoryview) -> None:
-        self._carrying.origin = self._origin
-        try:
+        with carried(self._origin):
             self._sink.feed(view)
-        finally:
-            self._carrying.origin = SOURCE
 
     def finish(self) -> None:
-        with self._carrying.by(self._origin):
+        with carried(self._origin):
             self._sink.finish()

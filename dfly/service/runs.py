@@ -17,7 +17,7 @@ from dfly.errors import DflyError, FileError, NetworkError, NoSpace
 from dfly.net.fetching import Cancelled, Fetch
 from dfly.net.limiter import Limiter
 from dfly.service.metrics import Metrics
-from dfly.service.origins import Carrying, OriginSink
+from dfly.service.origins import OriginSink
 from dfly.service.parents import ParentFailed, Parents
 from dfly.store import TaskFile
 from dfly.store.sink import PieceMismatch, PieceSink
@@ -32,12 +32,10 @@ class Runs:
     """Runs under way, by the machine's numbers. `tell` hears RunEnded, or Doomed where it's the
     store that failed. Everything on the loop."""
 
-    def __init__(self, file: TaskFile, parents: Parents, carrying: Carrying,
-                 limits: Sequence[Limiter], tell: Callable[[core.Event], None],
-                 metrics: Metrics) -> None:
+    def __init__(self, file: TaskFile, parents: Parents, limits: Sequence[Limiter],
+                 tell: Callable[[core.Event], None], metrics: Metrics) -> None:
         self._file = file
         self._parents = parents
-        self._carrying = carrying
         self._limits = limits
         self._tell = tell
         self._metrics = metrics
@@ -57,7 +55,7 @@ class Runs:
         """Fetch a run from its parent; the store tells of its pieces as it marks them."""
         sink = PieceSink(self._file, order.first, expected=True, on_piece=_unneeded)
         fetch = self._parents.fetch_of(order.parent, token, (order.first, order.count),
-                                       OriginSink(sink, self._carrying, origin))
+                                       OriginSink(sink, origin))
         fetch.limits = self._limits
         fetch.on_end = lambda error: self._ended(order, fetch, error)
         self._fetches[order.run] = fetch

@@ -101,7 +101,7 @@ class TaskFile(Protocol):
     def await_digest(self, piece_index: int, digest: bytes) -> None:
         """All bytes of the piece are written in place and have this SHA-256, but nobody has told
         yet what they should have: held as soon as `learn` says the same, not held if it says
-        another."""
+        another. Watchers hear of it in this caller's context (contextvars)."""
 
     def unmark(self, piece_set: int) -> None:
         """These pieces aren't held (their bytes proved bad); their digests stay on record.

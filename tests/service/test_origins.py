@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import List, Tuple
 
-from dfly.service.origins import MANAGER, PEERS, SOURCE, Carrying, OriginSink, Received
+from dfly.service.origins import MANAGER, PEERS, SOURCE, OriginSink, Received, carried, carrier
 from dfly.store.memory import MemoryStore
 from dfly.store.sink import PieceSink
 from dfly.task import Geometry
@@ -32,12 +33,12 @@ def test_two_transfers_of_one_piece_count_once_and_for_the_first_to_end() -> Non
     file = store.open(TASK, "v", Geometry(2 * PIECE, PIECE))
     content = bytes(PIECE)
     file.learn(0, 2 * hashlib.sha256(content).digest())
-    carrying, told = Carrying(), []  # type: Tuple[Carrying, List[Tuple[int, str]]]
-    file.subscribe(lambda piece: told.append((piece, carrying.origin)))
+    told: List[Tuple[int, str]] = []
+    file.subscribe(lambda piece: told.append((piece, carrier())))
 
     def sink(first: int, origin: str) -> OriginSink:
         inner = PieceSink(file, first, on_piece=lambda _: None, expected=True)
-        return OriginSink(inner, carrying, origin)
+        return OriginSink(inner, origin)
 
     slow, quick = sink(0, MANAGER), sink(0, PEERS)
     slow.feed(memoryview(content[:100]))
@@ -46,7 +47,23 @@ def test_two_transfers_of_one_piece_count_once_and_for_the_first_to_end() -> Non
     other.start()
     other.join()
     assert told == [(0, PEERS)]
-    with carrying.by(MANAGER):
+    with carried(MANAGER):
         file.put(1, content, hashlib.sha256(content).digest())
-    assert told == [(0, PEERS), (1, MANAGER)] and carrying.origin == SOURCE
+    assert told == [(0, PEERS), (1, MANAGER)] and carrier() == SOURCE
+    store.close()
+
+
+def test_a_piece_that_waited_for_its_digest_counts_for_whoever_brought_it() -> None:
+    store = MemoryStore()
+    file = store.open(TASK, "v", Geometry(2 * PIECE, PIECE))
+    told: List[Tuple[int, str]] = []
+    file.subscribe(lambda piece: told.append((piece, carrier())))
+    content = bytes(PIECE)
+    sink = OriginSink(PieceSink(file, 0, on_piece=lambda _: None, expected=True), PEERS)
+    mover = threading.Thread(target=sink.feed, args=(memoryview(content),))
+    mover.start()
+    mover.join()
+    assert told == []
+    file.learn(0, hashlib.sha256(content).digest())
+    assert told == [(0, PEERS)] and carrier() == SOURCE
     store.close()

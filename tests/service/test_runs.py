@@ -14,7 +14,7 @@ from dfly.errors import NetworkError, NoSpace
 from dfly.net.fetching import Lines
 from dfly.net.http_server import HttpServer, Request, Response
 from dfly.service.metrics import Metrics
-from dfly.service.origins import PEERS, Carrying
+from dfly.service.origins import PEERS, carrier
 from dfly.service.parents import Parents
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runs import Runs
@@ -45,8 +45,7 @@ class Scene:
         self.served: Dict[str, Served] = {TASK: Served(self.parent, TOKEN, arriving=True)}
         self.events: "asyncio.Queue[core.Event]" = asyncio.Queue()
         self.came: List[Tuple[int, str]] = []
-        self.carrying = Carrying()
-        self.child.subscribe(lambda piece: self.came.append((piece, self.carrying.origin)))
+        self.child.subscribe(lambda piece: self.came.append((piece, carrier())))
         self.runs: Any = None
 
     def hold(self, *pieces: int) -> None:
@@ -72,7 +71,7 @@ async def scene(slots: int = 8) -> AsyncIterator[Scene]:
         nothing: Any = None
         parents = Parents(nothing, lines, here.child)
         assert parents.number_of(("127.0.0.1", port)) == 0
-        here.runs = Runs(here.child, parents, here.carrying, (), here.events.put_nowait, Metrics())
+        here.runs = Runs(here.child, parents, (), here.events.put_nowait, Metrics())
         try:
             yield here
         finally:

@@ -2,6 +2,7 @@
 a length. SHA-256 equal everywhere."""
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -116,7 +117,8 @@ def test_every_copy_is_the_file(nginx: str, tree: Path, peers: Tuple[Cluster, Li
     content = (tree / "tree" / name).read_bytes()
     ends = get_everywhere(peers, f"{nginx}{place}/{name}")
     assert {digest for digest, _ in ends} == {sha256(content)}
-    assert all(last["from_source"] == 0 and is_task_id(str(last["task"])) for _, last in ends)
+    assert all(last["from_source"] == 0 and is_task_id(str(last["task"])) for _, last in ends), \
+        json.dumps([last for _, last in ends])
     # Once, whoever asks. (nginx logs a request as it ends, and counts the framing of chunks.)
     assert logged_bytes(tree, f"{place}/{name}") <= 1.01 * len(content) + 16
 
