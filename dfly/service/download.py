@@ -17,6 +17,7 @@ from dfly.core import download as core
 from dfly.digest import sha256
 from dfly.errors import (
     DflyError,
+    DigestMismatch,
     FileError,
     NetworkError,
     NoSpace,
@@ -35,7 +36,7 @@ from dfly.service.managers import (
     SwarmMessage,
 )
 from dfly.service.metrics import Metrics
-from dfly.service.origins import MANAGER, PEERS, Carrying, Received
+from dfly.service.origins import MANAGER, PEERS, Received, carried, carrier
 from dfly.service.parents import Parents
 from dfly.service.runs import Runs
 from dfly.service.runtime import Tasks
@@ -96,9 +97,7 @@ class TaskDownload:
         self._limit = Limiter(wish.limit_bps)
         self._limits = (*means.limits, self._limit)
         self._parents = Parents(means.client, means.lines, file)
-        self._carrying = Carrying()
-        self._runs = Runs(file, self._parents, self._carrying, self._limits, self._step,
-                          means.metrics)
+        self._runs = Runs(file, self._parents, self._limits, self._step, means.metrics)
         self._tasks = Tasks(log)
         self._source: "Optional[asyncio.Task[None]]" = None
         self._ingest: Optional[Ingest] = None
@@ -226,7 +225,7 @@ class TaskDownload:
         self._step(core.TimePassed())
 
     def _from_any_thread(self, piece: int) -> None:
-        self._means.lines.mailbox.post(self._on_file, piece, self._carrying.origin)
+        self._means.lines.mailbox.post(self._on_file, piece, carrier())
 
     def _on_file(self, piece: int, origin: str) -> None:
         if piece != GONE:
@@ -251,12 +250,28 @@ class TaskDownload:
         self._let_go()
 
     def _on_give_up(self, effect: core.GiveUp) -> None:
-        if not self.done.done():
-            self.done.set_exception(effect.error)
+        if isinstance(effect.error, DigestMismatch):
+            self._tasks.start(self._discard(effect.error))
+        else:
+            self._fail(effect.error)
         if self._led is not None:
             self._led.cancel()
         self._leave()
         self._let_go()
+
+    def _fail(self, error: DflyError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    async def _discard(self, error: DigestMismatch) -> None:
+        """What came is the wrong content: it leaves the store before any caller hears of it."""
+        self.file.fail(error)
+        try:
+            await asyncio.to_thread(self._means.store.remove, self.file.task_id)
+        except DflyError as trouble:
+            log.warning("task %s stays in the store: %s", self.file.task_id[:12], trouble)
+        finally:
+            self._fail(error)
 
     # ------------------------------------------------------------------------------ led
     def _join_swarm(self, link: ManagerLink, accepted: Accepted) -> None:
@@ -287,7 +302,7 @@ class TaskDownload:
         for piece in self.file.geometry.pieces_of(0, len(content)):
             data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
             if not self.file.have >> piece & 1:
-                with self._carrying.by(MANAGER):
+                with carried(MANAGER):
                     self.file.put(piece, data, sha256(data))
 
     def told(self, message: SwarmMessage) -> None:

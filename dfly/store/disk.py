@@ -49,6 +49,7 @@ class DiskStore:
         self._clock = clock or Clock()
         self._boot_id = boot_id or this_boot()
         self._live: weakref.WeakValueDictionary[str, PieceFile] = weakref.WeakValueDictionary()
+        self._growing: weakref.WeakSet[PieceFile] = weakref.WeakSet()   # of unknown length
         self._recent: Deque[PieceFile] = deque(maxlen=RECENT_FILES)
         self._lock = threading.RLock()     # which file is a task's; never held while one is read
         self._opening = threading.Lock()   # two who open one task at once get one file
@@ -167,7 +168,12 @@ class DiskStore:
         self._flusher.soon()
 
     def grown(self, key: int, size: int) -> int:
-        return grow_in_steps(lambda room: self._reserve(key, room), size)
+        room = grow_in_steps(lambda room: self._reserve(key, room), size)
+        with self._lock:
+            file = self._live.get(self._index.task_id_of(key) or "")
+            if file is not None:
+                self._growing.add(file)
+        return room
 
     def spoiled(self, key: int) -> None:
         task_id = self._index.task_id_of(key)
@@ -262,20 +268,27 @@ class DiskStore:
         self.spoiled(file.key)
         return False
 
-    def _drop(self, task_id: str, why: str, key: int = 0) -> bool:
-        """Forget the task; with `key`, only if that is still what the task is."""
+    def _drop(self, task_id: str, why: str, key: int = 0, *, evict: bool = False) -> bool:
+        """Forget the task; with `key`, only if that is still what the task is; with `evict`, free
+        its room even if it's open. The data goes first: on a full disk the index can't be written
+        before something has gone."""
         with self._lock:
-            if key and self._index.task_id_of(key) != task_id:
+            row = self._index.task(task_id)
+            if key and (row is None or row.key != key):
                 return False
             file = self._live.pop(task_id, None)
             if file is not None and file in self._recent:
                 self._recent.remove(file)
-            known = self._index.delete(task_id)
-            if known:
+            if row is not None:
                 remove_folder(os.path.dirname(self._path(task_id)))
         if file is not None:
             file.forget(why)  # outside the lock: it calls watchers
-        return known
+            if evict:
+                file.give_back(why)
+        if row is not None:
+            with self._lock:
+                self._index.delete(row.key)
+        return row is not None
 
     def _path(self, task_id: str) -> str:
         assert is_task_id(task_id), task_id
@@ -307,10 +320,7 @@ class DiskStore:
             room = self._room(sum(tenant.size for tenant in tenants))
             victims = choose_victims(room, tenants, size)
         for task_id in victims:
-            file = self._live.get(task_id)
-            self._drop(task_id, "was evicted to make room")
-            if file is not None:
-                file.give_back("was evicted to make room")
+            self._drop(task_id, "was evicted to make room", evict=True)
 
     def _surely_fits(self, size: int) -> bool:
         """True if nothing need go even if the tasks took all that they ever reserved: it spares
@@ -324,7 +334,10 @@ class DiskStore:
             disk = os.statvfs(self.root)
         except OSError as error:
             raise FileError(f"can't look at the store {self.root}: {error.strerror}") from error
-        capacity = used + max(0, disk.f_bavail * disk.f_frsize - INDEX_ROOM)
+        # What growing files have reserved is free on the disk until they are written.
+        with self._lock:
+            promised = sum(file.unwritten for file in self._growing)
+        capacity = used + max(0, disk.f_bavail * disk.f_frsize - INDEX_ROOM - promised)
         capacity = min(capacity, self._quota) if self._quota else capacity
         return Room(f"the store {self.root}", capacity, *self._watermarks)
 

@@ -164,14 +164,10 @@ class Index:
         return [(task_id, reserved, bool(pinned)) for task_id, reserved, pinned in
                 self._all("SELECT task_id, reserved, pinned FROM tasks ORDER BY last_use, key")]
 
-    def delete(self, task_id: str) -> bool:
-        row = self.task(task_id)
-        if row is None:
-            return False
+    def delete(self, key: int) -> None:
         with self._using:
-            self._run("DELETE FROM pieces WHERE task = ?", (row.key,))
-            self._run("DELETE FROM tasks WHERE key = ?", (row.key,))
-        return True
+            self._run("DELETE FROM pieces WHERE task = ?", (key,))
+            self._run("DELETE FROM tasks WHERE key = ?", (key,))
 
     def pin(self, task_id: str, pinned: bool) -> bool:
         return self._run("UPDATE tasks SET pinned = ? WHERE task_id = ?", (pinned, task_id)) > 0

@@ -19,6 +19,7 @@ import hashlib
 import os
 import threading
 import weakref
+from contextvars import Context, copy_context
 from typing import Callable, Dict, List, Optional, Protocol, Tuple
 
 from dfly.digest import SHA256_SIZE
@@ -36,6 +37,7 @@ from dfly.task import PIECES_MAX, Geometry, count_of, full_set, members, run_set
 from dfly.units import MIB, format_size
 
 GROWTH_SIZE = 64 * MIB  # an unknown length asks the store for room in steps of this
+BLOCK_SIZE = 512  # what st_blocks counts in, whatever the file system's own block is
 READ_SIZE = MIB  # bytes read at once when a piece is verified: bounded memory for any piece size
 
 
@@ -131,7 +133,8 @@ class PieceFile:
         self._doubtful = 0   # piece set: held, says the ledger, but a crash may have eaten bytes
         self._allowance = 0  # bytes that an unknown length may grow to without asking again
         self._claims: Dict[int, weakref.ref[object]] = {}
-        self._awaited: Dict[int, bytes] = {}  # written, with these digests, which nobody told yet
+        # Written, but nobody told their digests yet: what they should be, and who brought them.
+        self._awaited: Dict[int, Tuple[bytes, Context]] = {}
         self._watchers: List[Watcher] = []
         self._writing = threading.Lock()
         self._state = threading.Lock()
@@ -245,6 +248,13 @@ class PieceFile:
         if length is not None and stop > length:
             raise ProtocolError(f"bytes up to {stop} for {self.task_id}, which has {length}")
 
+    @property
+    def unwritten(self) -> int:
+        """Bytes that a file of unknown length may still grow by without asking again."""
+        if self.geometry.length is not None:
+            return 0
+        return max(0, self._allowance - os.fstat(self._fd).st_blocks * BLOCK_SIZE)
+
     def _grow(self, size: int) -> None:
         if self.geometry.length is None and size > self._allowance:
             self._allowance = self._ledger.grown(self.key, size)
@@ -304,15 +314,15 @@ class PieceFile:
                        in range(first, first + count) if piece_index in self._awaited]
         if news:
             self._ledger.learned(self.key, first, digests)
-        for piece_index, digest in vouched:
+        for piece_index, (digest, bringer) in vouched:
             if digest == self.digest_of(piece_index):  # else it was wrong, and isn't held
-                self.mark(piece_index, digest)
+                bringer.run(self.mark, piece_index, digest)
 
     def await_digest(self, piece_index: int, digest: bytes) -> None:
         with self._state:
             told = self._pieces.digest_of(piece_index)
             if told is None:
-                self._awaited[piece_index] = digest
+                self._awaited[piece_index] = digest, copy_context()
         if told is not None:
             self.mark(piece_index, digest)
 

@@ -434,6 +434,20 @@ def test_a_real_full_disk(small_disk: Path) -> None:
     again.close()
 
 
+def test_a_file_that_grows_leaves_the_index_its_room(small_disk: Path) -> None:
+    store = DiskStore(str(small_disk / "store"))
+    file = store.open(task("a"), "v", Geometry(None, PIECE))
+    with pytest.raises(NoSpace, match="can't hold"):
+        for index in range(16):
+            file.write(index * PIECE, bytes(PIECE))
+            file.mark(index, digest(0, bytes(PIECE)))
+    disk = os.statvfs(small_disk)
+    assert disk.f_bavail * disk.f_frsize > PIECE
+    assert fill(store.open(task("b"), "v", GEOMETRY)).complete   # the other gave way
+    assert [record.task_id for record in store.records()] == [task("b")]
+    store.close()
+
+
 # ---------------------------------------------------------------------- memory of its own
 def test_files_that_no_one_uses_are_let_go(host: Host) -> None:
     store = host.start()
@@ -466,6 +480,37 @@ def test_eviction_frees_the_room_of_a_file_that_is_still_open(host: Host) -> Non
     store.make_room(int(2.5 * LENGTH))
     assert os.fstat(old.fileno()).st_blocks == 0 and old.failed is not None
     assert (host.root / "mine").read_bytes() == CONTENT == held.read(0, LENGTH)
+
+
+def test_eviction_frees_room_before_it_writes_to_the_index(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk there is none to write to it in."""
+    store = host.start(quota=2 * LENGTH)
+    old = fill(store.open(task("a"), "v1", GEOMETRY))
+    delete = Index.delete
+
+    def delete_if_freed(index: Index, key: int) -> None:
+        assert os.fstat(old.fileno()).st_blocks == 0
+        delete(index, key)
+    monkeypatch.setattr(Index, "delete", delete_if_freed)
+    assert fill(store.open(task("b"), "v1", GEOMETRY)).complete
+    assert [record.task_id for record in store.records()] == [task("b")]
+
+
+def test_a_crash_while_a_task_is_dropped_leaves_nothing_of_it(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(host.start().open(task("a"), "v1", GEOMETRY))
+
+    def crash(index: Index, key: int) -> None:
+        raise NoSpace("the disk is full", "")
+    monkeypatch.setattr(Index, "delete", crash)
+    with pytest.raises(NoSpace):
+        host.stores[-1].remove(task("a"))
+    monkeypatch.undo()
+    host.crash()
+    store = host.start()
+    assert store.find(task("a")) is None and store.records() == []
+    assert not host.data().parent.exists()
 
 
 def test_tasks_are_looked_over_only_when_room_may_be_short(

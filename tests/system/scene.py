@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -37,6 +38,16 @@ def sha256(content: bytes) -> str:
 def sent(source: SourceServer, path: str) -> int:
     """Body bytes that the source has sent of one path."""
     return sum(exchange.sent for exchange in source.requests(path))
+
+
+def becomes(true: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    """Wait until another process has done what nothing tells of; False if it hasn't in time."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 # -------------------------------------------------------------------------------- clusters

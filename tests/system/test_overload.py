@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 import urllib.request
 from typing import Any, Dict
 
@@ -13,7 +12,7 @@ from dfly.digest import sha256 as digest_of
 from tests.bench.virtual_hosts import Plan, VirtualHosts
 from tests.cluster import Cluster, Role
 from tests.support import SourceServer
-from tests.system.scene import PIECE, content_of, sent, start_get
+from tests.system.scene import PIECE, becomes, content_of, sent, start_get
 
 pytestmark = pytest.mark.system
 HOSTS = 400
@@ -63,9 +62,7 @@ def test_a_peer_waits_for_a_manager_that_is_full_rather_than_ask_the_source(
     assert cluster.get(first, url, "-O", str(copy)).code == 0
     second = cluster.peer("--manager", manager.where, name="second")
     run = start_get(cluster, second, url, cluster.folder / "copy2")
-    while "busy: this manager has its 1 peers" not in second.text():
-        assert run.process.poll() is None, run.end()
-        time.sleep(0.05)
+    assert becomes(lambda: "busy: this manager has its 1 peers" in second.text()), run.end()
     first.process.send_signal(signal.SIGTERM)   # its place is free
     got = run.end()
     assert got.code == 0 and (cluster.folder / "copy2").read_bytes() == CONTENT
