@@ -438,7 +438,7 @@ def test_a_file_that_grows_leaves_the_index_its_room(small_disk: Path) -> None:
     store = DiskStore(str(small_disk / "store"))
     file = store.open(task("a"), "v", Geometry(None, PIECE))
     with pytest.raises(NoSpace, match="can't hold"):
-        for index in range(16):
+        for index in (7, 11, 15, *range(7)):   # reserved up to there, written only here and there
             file.write(index * PIECE, bytes(PIECE))
             file.mark(index, digest(0, bytes(PIECE)))
     disk = os.statvfs(small_disk)
