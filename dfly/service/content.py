@@ -1,8 +1,10 @@
 """A task's content as a whole: its file for what a manager accepted, its size, its digest."""
 from __future__ import annotations
 
+import asyncio
+
 from dfly.digest import Digest
-from dfly.errors import DigestMismatch
+from dfly.errors import DflyError, DigestMismatch
 from dfly.service.ingest import Content
 from dfly.store import PieceStore, TaskFile
 from dfly.task import Geometry, TaskSpec, check_geometry, piece_size_for
@@ -39,3 +41,9 @@ def check_content(file: TaskFile, digest: Digest) -> None:
         found = Digest(digest.algorithm, hasher.digest())
         raise DigestMismatch(f"the content has {found}, expected {digest}",
                              "the source serves other bytes than you expect; nothing was kept")
+
+
+async def discard(store: PieceStore, file: TaskFile, error: DflyError) -> None:
+    """The content as a whole is wrong: whoever uses it hears `error`, and it leaves the store."""
+    file.fail(error)
+    await asyncio.to_thread(store.remove, file.task_id)

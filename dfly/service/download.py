@@ -28,6 +28,7 @@ from dfly.errors import (
 from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
+from dfly.service.content import discard
 from dfly.service.ingest import Ingest, held_state
 from dfly.service.managers import (
     LINK_WAIT_S,
@@ -43,6 +44,7 @@ from dfly.service.runtime import Tasks
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
+from dfly.store.sink import PieceMismatch
 from dfly.wire.messages import (
     Accepted,
     Changed,
@@ -185,8 +187,7 @@ class TaskDownload:
 
     async def abandon(self, error: DflyError) -> None:
         """Stop: nobody here wants it (or this version of it) any more. Pieces stay."""
-        if not self.done.done():
-            self.done.set_exception(error)
+        self._fail(error)
         self._step(core.Doomed(error))
         self._unsubscribe()
         if self._timer is not None:
@@ -250,10 +251,11 @@ class TaskDownload:
         self._let_go()
 
     def _on_give_up(self, effect: core.GiveUp) -> None:
-        if isinstance(effect.error, DigestMismatch):
-            self._tasks.start(self._discard(effect.error))
+        error = effect.error
+        if isinstance(error, DigestMismatch) and not isinstance(error, PieceMismatch):
+            self._tasks.start(self._discard(error))
         else:
-            self._fail(effect.error)
+            self._fail(error)
         if self._led is not None:
             self._led.cancel()
         self._leave()
@@ -265,9 +267,8 @@ class TaskDownload:
 
     async def _discard(self, error: DigestMismatch) -> None:
         """What came is the wrong content: it leaves the store before any caller hears of it."""
-        self.file.fail(error)
         try:
-            await asyncio.to_thread(self._means.store.remove, self.file.task_id)
+            await discard(self._means.store, self.file, error)
         except DflyError as trouble:
             log.warning("task %s stays in the store: %s", self.file.task_id[:12], trouble)
         finally:

@@ -30,7 +30,7 @@ from dfly.net.http_client import HttpClient
 from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
-from dfly.service.content import check_content, file_for, file_from_source
+from dfly.service.content import check_content, discard, file_for, file_from_source
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
 from dfly.service.download import MANAGERS_OWN, Means, TaskDownload
@@ -271,8 +271,7 @@ class Peer:
             try:
                 await asyncio.to_thread(check_content, download.file, digest)
             except DflyError as error:
-                download.file.fail(error)
-                await asyncio.to_thread(self.store.remove, download.file.task_id)
+                await discard(self.store, download.file, error)
                 raise
 
     async def _offer_stored(self) -> None:

@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tupl
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
 from dfly.errors import DflyError, DigestMismatch, NetworkError
-from dfly.service.content import file_from_source
+from dfly.service.content import discard, file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Tasks
@@ -250,8 +250,7 @@ class Swarms:
             log.warning("task %s: %s", task.task_id[:12], error)
             try:
                 if isinstance(error, DigestMismatch):   # this content is never offered again
-                    task.file.fail(error)
-                    await asyncio.to_thread(self._store.remove, task.task_id)
+                    await discard(self._store, task.file, error)
             finally:
                 self._end(task, error)   # who hears of it finds it gone
         except Exception:   # a mistake of ours: members must hear of it, or they wait for ever

@@ -10,11 +10,12 @@ from typing import Any, List, Tuple
 import pytest
 
 from dfly.clock import Clock
-from dfly.errors import DflyError
+from dfly.errors import DflyError, DigestMismatch
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
 from dfly.store.memory import MemoryStore
+from dfly.store.sink import PieceMismatch
 from dfly.task import Geometry, TaskSpec
 from dfly.units import MIB
 from dfly.wire.messages import Accepted, TaskFailed
@@ -46,9 +47,10 @@ def download_of(length: int) -> Tuple[TaskDownload, Any]:
     """A download that nobody leads yet, and its file in a store in memory."""
     store: Any = MemoryStore()
     nothing: Any = None
+    managers: Any = SimpleNamespace(any_known=False)
     loop = asyncio.get_running_loop()
     lines: Any = SimpleNamespace(mailbox=SimpleNamespace(post=loop.call_soon_threadsafe))
-    means = Means(store, nothing, lines, nothing, Metrics(), Clock(), random.Random(1), (),
+    means = Means(store, nothing, lines, managers, Metrics(), Clock(), random.Random(1), (),
                   nothing)
     file = store.open(SPEC.task_id, "v", Geometry(length, MIB))
     return TaskDownload(means, Wish(SPEC), file), file
@@ -66,6 +68,41 @@ def test_a_download_that_failed_leaves_its_swarm_at_once_and_only_once() -> None
             await download.done
         await download.abandon(DflyError("put away"))
         assert len(link.calls) == 2
+    asyncio.run(run())
+
+
+def test_a_content_of_wrong_digest_leaves_the_store_before_anybody_hears_of_it() -> None:
+    async def run() -> None:
+        download, file = download_of(10 * MIB)
+        link: Any = NotingLink()
+        download.start_led(link, accepted(10 * MIB))
+        file.put(0, bytes(MIB), hashlib.sha256(bytes(MIB)).digest())
+        download.told(TaskFailed(SWARM, 9, "the content's digest is another"))
+        with pytest.raises(DigestMismatch, match="another"):
+            await download.done
+        assert download._means.store.find(SPEC.task_id) is None
+        await download.abandon(DflyError("put away"))
+    asyncio.run(run())
+
+
+def test_a_source_whose_piece_is_wrong_costs_none_of_the_pieces_held() -> None:
+    class LyingIngest:
+        async def fetch(self, file: Any, **_: Any) -> None:
+            raise PieceMismatch("piece 1 has wrong bytes", "", 1)
+
+        async def close(self) -> None:
+            pass
+
+    async def run() -> None:
+        download, file = download_of(10 * MIB)
+        file.put(0, bytes(MIB), hashlib.sha256(bytes(MIB)).digest())
+        ingest: Any = LyingIngest()
+        download.start_alone(ingest)
+        with pytest.raises(PieceMismatch):
+            await download.done
+        await download.abandon(DflyError("put away"))
+        kept = download._means.store.find(SPEC.task_id)
+        assert kept is file and file.have == 1 and file.failed is None
     asyncio.run(run())
 
 
