@@ -62,7 +62,9 @@ def test_a_peer_waits_for_a_manager_that_is_full_rather_than_ask_the_source(
     assert cluster.get(first, url, "-O", str(copy)).code == 0
     second = cluster.peer("--manager", manager.where, name="second")
     run = start_get(cluster, second, url, cluster.folder / "copy2")
-    assert becomes(lambda: "busy: this manager has its 1 peers" in second.text()), run.end()
+    assert becomes(lambda: "busy: this manager has its 1 peers" in second.text()
+                   or run.process.poll() is not None)
+    assert run.process.poll() is None, run.end()
     first.process.send_signal(signal.SIGTERM)   # its place is free
     got = run.end()
     assert got.code == 0 and (cluster.folder / "copy2").read_bytes() == CONTENT
