@@ -3,7 +3,7 @@
     ROOT/lock                      held by the owner (flock), its process id inside
     ROOT/host-id                   32 hex digits, made once
     ROOT/index                     SQLite: tasks, pieces, digests, uses, pins (index.py)
-    ROOT/tasks/ab/ab12...ef/data   content of the task ab12...ef, sparse, preallocated
+    ROOT/tasks/ab/ab12...ef/data   content of the task ab12...ef, sparse, room reserved
 
 What the index says is true of the files as long as the host hasn't crashed: rows are written
 after bytes, and deleted before them, so a folder without a row is rubbish and is swept at start.
@@ -49,7 +49,7 @@ class DiskStore:
         self._clock = clock or Clock()
         self._boot_id = boot_id or this_boot()
         self._live: weakref.WeakValueDictionary[str, PieceFile] = weakref.WeakValueDictionary()
-        self._growing: weakref.WeakSet[PieceFile] = weakref.WeakSet()   # of unknown length
+        self._unfinished: weakref.WeakSet[PieceFile] = weakref.WeakSet()
         self._recent: Deque[PieceFile] = deque(maxlen=RECENT_FILES)
         self._lock = threading.RLock()     # which file is a task's; never held while one is read
         self._opening = threading.Lock()   # two who open one task at once get one file
@@ -168,12 +168,7 @@ class DiskStore:
         self._flusher.soon()
 
     def grown(self, key: int, size: int) -> int:
-        room = grow_in_steps(lambda room: self._reserve(key, room), size)
-        with self._lock:
-            file = self._live.get(self._index.task_id_of(key) or "")
-            if file is not None:
-                self._growing.add(file)
-        return room
+        return grow_in_steps(lambda room: self._reserve(key, room), size)
 
     def spoiled(self, key: int) -> None:
         task_id = self._index.task_id_of(key)
@@ -199,6 +194,8 @@ class DiskStore:
         file.path = self._path(file.task_id)
         self._live[file.task_id] = file
         self._recent.append(file)
+        if not file.complete:
+            self._unfinished.add(file)
 
     def _load(self, task_id: str) -> Optional[PieceFile]:
         row = self._index.task(task_id)
@@ -334,9 +331,8 @@ class DiskStore:
             disk = os.statvfs(self.root)
         except OSError as error:
             raise FileError(f"can't look at the store {self.root}: {error.strerror}") from error
-        # What growing files have reserved is free on the disk until they are written.
-        with self._lock:
-            promised = sum(file.unwritten for file in self._growing)
+        with self._lock:  # what files were promised is free on the disk until they are written
+            promised = sum(file.unwritten for file in self._unfinished)
         capacity = used + max(0, disk.f_bavail * disk.f_frsize - INDEX_ROOM - promised)
         capacity = min(capacity, self._quota) if self._quota else capacity
         return Room(f"the store {self.root}", capacity, *self._watermarks)

@@ -7,11 +7,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from dfly.errors import FileError, NoSpace, StoreBusy
 from dfly.units import format_size
 
 HOST_ID_SIZE = 16
+
+RESERVE_S = 0.01        # seconds that reserving room may take before the first byte
+RESERVE_SIZE = 8 << 20  # bytes reserved first; then always as much again
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -73,7 +77,8 @@ def this_boot() -> str:
 
 
 def make_file(path: str, size: int) -> int:
-    """A new file with room for `size` bytes. Whoever has an older one open keeps that."""
+    """A new file of `size` bytes, its room reserved as far as that is quick. Whoever has an older
+    one open keeps that."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
@@ -84,8 +89,8 @@ def make_file(path: str, size: int) -> int:
     except OSError as error:
         raise _space_or_file_error(path, size, error) from error
     try:
-        if size:
-            os.posix_fallocate(fd, 0, size)
+        os.ftruncate(fd, size)
+        _reserve(fd, size)
     except OSError as error:
         if error.errno in _NO_FALLOCATE:
             return fd  # this file system can't promise room; a full disk shows while writing
@@ -94,6 +99,18 @@ def make_file(path: str, size: int) -> int:
         remove_folder(os.path.dirname(path))
         raise told from error
     return fd
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Most file systems note that room is taken and are done. In memory (or where libc must write
+    to every block) each byte costs time: there, what doesn't come quickly is left to be found while
+    writing, and the store counts it as promised until then."""
+    begun = time.monotonic()
+    done = 0
+    while done < size and time.monotonic() - begun < RESERVE_S:
+        step = min(max(done, RESERVE_SIZE), size - done)
+        os.posix_fallocate(fd, done, step)
+        done += step
 
 
 def _space_or_file_error(path: str, size: int, error: OSError) -> Exception:

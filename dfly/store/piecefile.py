@@ -250,10 +250,12 @@ class PieceFile:
 
     @property
     def unwritten(self) -> int:
-        """Bytes that a file of unknown length may still grow by without asking again."""
-        if self.geometry.length is not None:
+        """Bytes that this file was promised and that are still free on the disk."""
+        if self.complete or self.failed is not None:
             return 0
-        return max(0, self._allowance - os.fstat(self._fd).st_blocks * BLOCK_SIZE)
+        length = self.geometry.length
+        promised = self._allowance if length is None else length
+        return max(0, promised - os.fstat(self._fd).st_blocks * BLOCK_SIZE)
 
     def _grow(self, size: int) -> None:
         if self.geometry.length is None and size > self._allowance:

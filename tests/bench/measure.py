@@ -43,6 +43,17 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def wake_memory(folder: Path, size: int) -> None:
+    """Write and delete `size` bytes. A virtual machine's memory may have to be fetched from its host
+    the first time (0.7 s for each GiB was seen): no run is to pay that, dfly's or a rival's."""
+    path = folder / "wake-memory"
+    block = bytes(MIB)
+    with open(path, "wb") as file:
+        for _ in range(0, size, MIB):
+            file.write(block)
+    path.unlink()
+
+
 def random_file(path: Path, size: int) -> str:
     """Write `size` random bytes; their sha256."""
     seal = hashlib.sha256()

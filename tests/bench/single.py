@@ -50,6 +50,7 @@ class Bench:
 
     def rival(self, name: str) -> Dict[str, float]:
         target = self.folder / f"{name}-copy"
+        measure.wake_memory(self.folder, 2 * self.size)
         argv = rivals.command(name, self.url, target)
         if self.cluster.star is not None:
             process = self.cluster.star.popen(SECOND, argv, stdout=subprocess.DEVNULL)
@@ -62,6 +63,7 @@ class Bench:
     def get(self, peer: Role, host: int, senders: Sequence[Role]) -> Dict[str, float]:
         """`dfly get` on `host`, through its daemon `peer`, to its end."""
         target = self.folder / f"{peer.name}-copy"
+        measure.wake_memory(self.folder, 2 * self.size)
         before, sent_before = self._cpu([peer]), self._cpu(senders)
         timed = Timed(self.cluster.get_popen(peer, self.url, "-q", "-O", str(target), host=host,
                                              stdout=subprocess.DEVNULL,
