@@ -3,7 +3,7 @@
 Beside curl, wget and aria2 in the same run, from the same nginx. Without --rate everything is on
 the loopback interface; with it each role has a network namespace of its own and a link of that
 rate (needs root and the testbed). `cpu_s` is what the receiving host spent, its daemon and `dfly
-get` together; `sender_cpu_s` is what all those who sent to it spent.
+get` together; `sender_cpu_s` is what the host spent that sent to it, `manager_cpu_s` the manager.
 """
 from __future__ import annotations
 
@@ -60,25 +60,28 @@ class Bench:
         self._check(target)
         return {"seconds": round(timed.seconds, 3), "cpu_s": round(timed.cpu_s, 2)}
 
-    def get(self, peer: Role, host: int, senders: Sequence[Role]) -> Dict[str, float]:
+    def get(self, peer: Role, host: int, sender: Role, manager: Role) -> Dict[str, float]:
         """`dfly get` on `host`, through its daemon `peer`, to its end."""
         target = self.folder / f"{peer.name}-copy"
         measure.wake_memory(self.folder, 2 * self.size)
-        before, sent_before = self._cpu([peer]), self._cpu(senders)
+        roles = [peer, sender, manager]
+        before = self._cpu(roles)
         timed = Timed(self.cluster.get_popen(peer, self.url, "-q", "-O", str(target), host=host,
                                              stdout=subprocess.DEVNULL,
                                              stderr=subprocess.DEVNULL))
-        spent = self._cpu([peer]) - before + timed.cpu_s
-        sent = self._cpu(senders) - sent_before
+        received, sent, managed = (now - then for now, then in zip(self._cpu(roles), before))
         self._check(target)
-        return {"seconds": round(timed.seconds, 3), "cpu_s": round(spent, 2),
-                "cpu_s_per_gib": round(spent * GIB / self.size, 3), "sender_cpu_s": round(sent, 2),
-                "sender_cpu_s_per_gib": round(sent * GIB / self.size, 3),
-                "mb_per_s": round(self.size / 1e6 / timed.seconds, 1)}
+        result = {"seconds": round(timed.seconds, 3),
+                  "mb_per_s": round(self.size / 1e6 / timed.seconds, 1)}
+        for name, spent in (("cpu_s", received + timed.cpu_s), ("sender_cpu_s", sent),
+                            ("manager_cpu_s", managed)):
+            result[name] = round(spent, 2)
+            result[f"{name}_per_gib"] = round(spent * GIB / self.size, 3)
+        return result
 
     @staticmethod
-    def _cpu(roles: Sequence[Role]) -> float:
-        return measure.cpu_seconds([role.process for role in roles])
+    def _cpu(roles: Sequence[Role]) -> List[float]:
+        return [measure.cpu_seconds([role.process]) for role in roles]
 
     def _check(self, target: Path) -> None:
         measure.check_copies([target], self.digest)
@@ -101,9 +104,9 @@ def run(size: int, rate: str, names: List[str]) -> Dict[str, Any]:
         cluster.warm_up()
         result: Dict[str, Any] = {"bench": "single", "size_mb": round(size / 1e6, 1), "rate": rate}
         result["rivals"] = {name: bench.rival(name) for name in names}
-        result["cold"] = bench.get(first, FIRST if rate else 0, [manager])
-        result["warm"] = bench.get(second, SECOND if rate else 0, [manager, first])
-        result["hit"] = bench.get(second, SECOND if rate else 0, [manager, first])
+        result["cold"] = bench.get(first, FIRST if rate else 0, manager, manager)
+        result["warm"] = bench.get(second, SECOND if rate else 0, first, manager)
+        result["hit"] = bench.get(second, SECOND if rate else 0, first, manager)
         for name in names:
             for kind in ("cold", "warm"):
                 result[kind][f"over_{name}"] = round(
