@@ -47,6 +47,7 @@ def run(args: Any, names: List[str]) -> Dict[str, Any]:
                                          name=f"p{number}")
         before = star.stats()
         cluster.warm_up()
+        measure.wake_memory(folder, (hosts + 1) * size)
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])
         ends = measure.Finishers()
         copies = {number: folder / f"copy{number}" for number in numbers}
