@@ -412,8 +412,11 @@ class VirtualHosts:
                 host.done = True
                 self.outcome.done += 1
             host.asked_at = 0.0
-        elif ended and not host.asked_at and self._full & ~(host.have | host.leased):
-            host.asked_at = now
+        elif ended and not host.asked_at:
+            if self._full & ~(host.have | host.leased):
+                host.asked_at = now
+            else:
+                self.outcome.lease_waits.append(0.0)   # for all that it misses it has leases
 
     def _count_leased(self, host: VirtualHost) -> None:
         leased = 0
