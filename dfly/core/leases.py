@@ -305,6 +305,7 @@ class Leases:
         now, parent, swarm = self.now, offer.parent, child.swarm
         lease = Lease(self._last_number, child, parent, offer.first, offer.pieces)
         lease.depth = offer.depth
+        lease.waited = offer.depth > 0
         lease.load = len(parent.host.uploads)
         lease.granted_at = lease.progress_at = child.hungry_at = now
         lease.twin, lease.stream = twin, stream
@@ -441,19 +442,23 @@ class Leases:
     def _check(self, lease: Lease) -> None:
         """Hedge a slow lease, then take it back."""
         slow_s = self._slow_s(lease)
+        could = bool(lease.parent.have >> lowest(lease.left) & 1)   # the parent, go on
+        if could and lease.waited:
+            lease.progress_at = self.now   # it can since a moment ago: its time begins here
+        lease.waited = not could
         if lease.progress_at + slow_s > self.now:
             lease.checked = 0
             self._watch(lease, lease.progress_at + slow_s)
             return
         offer = None
-        if lease.stream >= 0 and lease.parent.have >> lowest(lease.left) & 1:
+        if lease.stream >= 0 and could:
             lease.checked = HEDGED      # its rest is long: another place in the tree for it
         elif not lease.twin and not lease.hedged:
             offer = self.choose.for_rest(lease, self.now)
         if offer is not None:
             lease.hedged, lease.checked = True, HEDGED
             self.grant(lease.child, offer, twin=True)
-        elif lease.parent.have >> lowest(lease.left) & 1:
+        elif could:
             lease.checked += 1
         # else it waits for a piece that nobody has yet, or only the busy: no one is to blame
         self._trust.suspect(lease, slow_s, self.now)

@@ -122,7 +122,7 @@ class Lease:
 
     __slots__ = ("check_at", "checked", "child", "count", "depth", "expect_s", "first",
                  "granted_at", "hedged", "left", "load", "number", "parent", "progress_at",
-                 "stream", "twin")
+                 "stream", "twin", "waited")
 
     def __init__(self, number: int, child: Peer, parent: Peer, first: int, count: int) -> None:
         self.number = number
@@ -136,11 +136,12 @@ class Lease:
         self.load = 0              # leases that the parent served when this was granted
         self.expect_s = 0.0        # predicted time of the whole run
         self.granted_at = 0.0
-        self.progress_at = 0.0     # of the last piece stored
+        self.progress_at = 0.0     # of the last piece stored, or since when more could be
         self.hedged = False        # its rest was leased a second time
         self.twin = False          # is such a second lease
         self.check_at = 0.0        # when to look whether it goes on
         self.checked = 0           # times that it was found behind its prediction
+        self.waited = False        # its parent had nothing to send when last looked at
 
 
 class Peer:

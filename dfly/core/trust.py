@@ -74,7 +74,7 @@ class Trust:
         """True if no child has heard from a slow lease's parent for that long: then nobody
         takes anything from it for a while."""
         host = lease.parent.host
-        if host.number == SEED or max(host.sent_at, lease.granted_at) + slow_s > now \
+        if host.number == SEED or max(host.sent_at, lease.progress_at) + slow_s > now \
                 or lease.left & ~lease.parent.have:
             return False
         if host.avoid_until <= now:

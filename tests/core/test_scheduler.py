@@ -524,6 +524,23 @@ def test_crowded_swarms_lease_runs_also_from_hosts_that_only_lease_them() -> Non
         assert above                      # it waits for an older lease
 
 
+def test_a_branch_is_not_blamed_for_the_time_in_which_its_parent_had_nothing() -> None:
+    """The clock of a lease that waits for its parent's pieces starts when these are there."""
+    limits = replace(CROWDED, forest_hosts=6, forest_runs=1000)
+    book = Playbook(pieces=64, limits=limits)
+    crowd(book, 6)
+    book.wait(10.0)
+    waiting = [lease for lease in book.leases.values() if lease.parent != SEED]
+    assert waiting
+    book.fetched(*range(64))
+    first = [lease for lease in book.leases.values() if lease.parent == SEED]
+    assert only(Withdraw, book.wait(0.3)) == []
+    for lease in first:                   # those below may go on only from here on
+        book.stored(lease.child, *range(lease.first, lease.first + lease.count))
+    assert only(Withdraw, book.wait(0.3)) == []
+    assert only(Withdraw, book.wait(60.0))   # but not for ever
+
+
 def test_waits_for_waits_are_bounded() -> None:
     limits = replace(CROWDED, choice=ChoiceLimits(depth_max=2))
     book = Playbook(pieces=64, limits=limits, seed_slots=1)
