@@ -363,7 +363,7 @@ class Leases:
         """The child has given the lease up, and says why."""
         child, parent, now = lease.child, lease.parent, self.now
         trust = self._trust
-        if failure not in (Failure.LOCAL, Failure.REVOKED):
+        if _is_blamed(lease, failure):
             child.far_until = now + FAR_S
         self.end(lease, tell=False)
         if failure == Failure.LOCAL:
@@ -477,3 +477,11 @@ class Leases:
         child.far_until = self.now + FAR_S
         self.end(lease, tell=True)
         self._trust.strike(parent.host, child, self.now)
+
+
+def _is_blamed(lease: Lease, failure: Failure) -> bool:
+    """The parent failed the child. Not if it was only busy, or hadn't what it was itself still to
+    get: as a swarm begins, it may not even know of the task yet."""
+    if failure == Failure.NOT_HELD:
+        return not lease.depth
+    return failure not in (Failure.LOCAL, Failure.REVOKED, Failure.BUSY)

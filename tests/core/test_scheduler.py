@@ -216,6 +216,24 @@ def test_a_rack_whose_carrier_fails_takes_the_pieces_again() -> None:
     assert pieces_of(book.of_child(3)) == list(range(8))
 
 
+@pytest.mark.parametrize("failure, sent_away", [(Failure.NOT_HELD, False), (Failure.BUSY, False),
+                                                (Failure.BROKEN, True)])
+def test_who_asked_too_early_stays_in_its_rack(failure: Failure, sent_away: bool) -> None:
+    """2 is to get from 1 what 1 is getting itself; as the swarm begins, 1 may not know of it."""
+    book = Playbook(pieces=64, limits=CROWDED)
+    for host in (7, 8, 9):
+        book.join(host, have=full_set(64), wants=False)
+    book.join(1, labels=("r1",))
+    book.wait(0.2)
+    book.join(2, labels=("r1",))
+    book.wait(0.2)
+    assert {lease.parent for lease in book.of_child(2)} == {1}
+    for lease in book.of_child(2):
+        book.failed(lease, failure)
+    book.wait(0.2)
+    assert ({grant.parent for grant in book.granted if grant.child == 2} != {1}) is sent_away
+
+
 def test_nobody_waits_for_a_busy_rack_for_ever() -> None:
     book = Playbook(pieces=8)
     book.join(1, have=full_set(8), wants=False, slots=100)
