@@ -159,6 +159,8 @@ class Scheduler:
         elif peer.wants and not wants:
             self._stop_wanting(peer)
         self._check_complete(peer)
+        if swarm.forest is not None:
+            swarm.forest.enrol(peer, self._leases.now)
         self._leases.to_fill.append(peer)
         self._leases.to_serve.append(peer)
 
@@ -180,10 +182,10 @@ class Scheduler:
         gone, peer.have = peer.have, 0
         if host.number != SEED:
             swarm.disclaim(peer, gone)
-        swarm.leave(peer)
-        swarm.givers.discard(peer)
         if swarm.forest is not None:
             swarm.forest.leave(peer)
+        swarm.leave(peer)
+        swarm.givers.discard(peer)
         del swarm.peers[host.number], host.peers[swarm.number]
 
     def _stop_wanting(self, peer: Peer) -> None:

@@ -73,7 +73,7 @@ class Group:
     def __init__(self) -> None:
         self.peers: Dict[Peer, None] = {}     # a set that keeps its order
         self.givers: Pool[Peer] = Pool()      # of these, who has a free upload slot
-        self.inside = 0                       # pieces that somebody here holds or is getting
+        self.inside = 0                       # pieces that a peer, not the seed, holds or gets
         self.entering = 0                     # leases from outside
 
     @property
@@ -87,7 +87,8 @@ class Group:
         for count, peer in enumerate(self.peers):
             if count == LOOK_MAX:
                 break
-            self.inside |= (peer.have | peer.leased) & pieces
+            if peer.host.number != SEED:
+                self.inside |= (peer.have | peer.leased) & pieces
 
 
 class Host:
@@ -272,6 +273,8 @@ class Swarm:
             group.givers.discard(peer)
             if not group.peers:
                 del self.groups[labels[:count]]
+                if self.forest is not None:
+                    self.forest.groves.pop(group, None)
 
     # ------------------------------------------------------------------ copies and carriers
     def claim(self, peer: Peer, pieces: int) -> None:

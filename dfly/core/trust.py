@@ -55,7 +55,7 @@ class Trust:
         parent.strikes += 1
         if parent.strikes >= limits.strikes_max:
             parent.strikes = 0
-            parent.avoid_until = now + limits.strikes_s
+            parent.avoid_until = max(parent.avoid_until, now + limits.strikes_s)
 
     def avoid(self, parent: Host, child: Peer, span_s: float, now: float,
               failures: int = 0) -> None:
@@ -70,18 +70,17 @@ class Trust:
         if len(child.avoid) > AVOIDED_MAX:  # all are recent: the oldest goes, whatever it did
             del child.avoid[next(iter(child.avoid))]
 
-    def suspect(self, lease: Lease, slow_s: float, now: float) -> bool:
-        """True if no child has heard from a slow lease's parent for that long: then nobody
-        takes anything from it for a while."""
+    def suspect(self, lease: Lease, slow_s: float, now: float) -> None:
+        """If no child has heard from a slow lease's parent for that long, nobody takes anything
+        from it for a while."""
         host = lease.parent.host
         if host.number == SEED or max(host.sent_at, lease.progress_at) + slow_s > now \
                 or lease.left & ~lease.parent.have:
-            return False
+            return
         if host.avoid_until <= now:
             span_s = self.limits.strikes_s * 2 ** min(host.silences, DOUBLINGS_MAX)
             host.avoid_until = now + min(span_s, self.limits.avoid_max_s)
             host.silences += 1
-        return True
 
     def condemn(self, parent: Host, accuser: Host) -> bool:
         """True if wrong bytes, told by `accuser`, put the parent in quarantine now. A host that

@@ -138,3 +138,12 @@ def test_a_location_has_a_grove_of_its_own() -> None:
     assert there.grove is not None and there.grove.openings[0].least == BUSY
     assert len(picked(forest, here[0].stream)) == 1    # known everywhere, too
     assert here[0].grove is not None and here[0].grove.openings[here[0].stream].least == 0
+
+
+def test_a_location_that_everybody_has_left_is_forgotten() -> None:
+    swarm, forest = planted(level=0)
+    for number in range(100):
+        passing = member(swarm, number, (f"r{number}",))
+        forest.leave(passing)
+        swarm.leave(passing)
+    assert list(forest.groves) == [None] and not swarm.groups

@@ -559,6 +559,20 @@ def test_a_branch_is_not_blamed_for_the_time_in_which_its_parent_had_nothing() -
     assert only(Withdraw, book.wait(60.0))   # but not for ever
 
 
+def test_who_comes_complete_to_a_forest_serves_there() -> None:
+    limits = replace(CROWDED, forest_hosts=6, forest_runs=1000)
+    book = Playbook(pieces=64, limits=limits, seed_slots=1)
+    crowd(book, 6)
+    book.wait(1.0)
+    for host in (20, 21, 22, 23):
+        book.join(host, have=full_set(64), wants=False)
+    before = len(book.granted)
+    crowd(book, 12)
+    book.wait(0.3)
+    assert len(book.granted) > before
+    assert {lease.parent for lease in book.granted} & {20, 21, 22, 23}
+
+
 def test_waits_for_waits_are_bounded() -> None:
     limits = replace(CROWDED, choice=ChoiceLimits(depth_max=2))
     book = Playbook(pieces=64, limits=limits, seed_slots=1)

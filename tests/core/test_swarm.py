@@ -1,7 +1,9 @@
 """The scheduler's books: what they hold must follow who is there."""
 from __future__ import annotations
 
+from dfly.core.events import SEED
 from dfly.core.swarm import Host, Peer, Swarm
+from dfly.core.trust import Trust, TrustLimits
 from dfly.task import full_set
 from dfly.wire.messages import Failure
 from tests.core.test_scheduler import Playbook
@@ -37,6 +39,32 @@ def test_a_neighbour_that_never_gives_is_not_waited_for_for_ever() -> None:
     assert book.now < began + 5
     book.run_to_end()
     assert not book.leases
+
+
+def test_what_the_seed_holds_does_not_count_as_inside_after_a_loss() -> None:
+    """The seed shares a rack with peers: what the lost one held must come from the seed again."""
+    swarm = Swarm(1, PIECES, 1 << 20)
+    seed = Peer(swarm, Host(SEED, 16, trusted=True, labels=("r1",)))
+    seed.have = full_set(PIECES)
+    peer = Peer(swarm, Host(1, 16, trusted=True, labels=("r1",)))
+    hold(swarm, peer)
+    (group,) = seed.groups
+    assert group.inside == full_set(PIECES)
+    group.lose(0b11)
+    assert group.inside == full_set(PIECES)      # the peer holds them yet
+    peer.have = 0
+    group.lose(full_set(PIECES))
+    assert group.inside == 0
+
+
+def test_strikes_do_not_shorten_what_silence_has_earned() -> None:
+    trust, now = Trust(TrustLimits()), 100.0
+    swarm = Swarm(1, PIECES, 1 << 20)
+    parent, child = (Peer(swarm, Host(number, 16, trusted=True)) for number in (1, 2))
+    parent.host.avoid_until = now + 60
+    for _ in range(TrustLimits().strikes_max):
+        trust.strike(parent.host, child, now)
+    assert parent.host.avoid_until == now + 60
 
 
 def hold(swarm: Swarm, peer: Peer) -> None:
