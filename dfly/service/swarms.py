@@ -10,11 +10,11 @@ import asyncio
 import logging
 import secrets
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
-from dfly.errors import DflyError, DigestMismatch, NetworkError
+from dfly.errors import AuthError, DflyError, DigestMismatch, NetworkError, ServerError
 from dfly.service.content import discard, file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
@@ -112,6 +112,13 @@ class _Arrivals:
             self._announce(self._task, piece)
 
 
+class _Opening(NamedTuple):
+    """A task that is being opened, and by whose headers."""
+
+    headers: Headers
+    task: "asyncio.Task[LedTask]"
+
+
 class Swarms:
     """All tasks that this manager leads."""
 
@@ -125,7 +132,7 @@ class Swarms:
         self._revalidate_s = revalidate_s
         self._tasks: Dict[str, LedTask] = {}
         self._swarms: Dict[int, LedTask] = {}
-        self._openings: "Dict[str, asyncio.Future[LedTask]]" = {}
+        self._openings: Dict[str, _Opening] = {}
         self._next_swarm = 1
         self._work = Tasks(log)
 
@@ -140,7 +147,7 @@ class Swarms:
         return list(self._swarms.values())
 
     async def stop(self) -> None:
-        openings = list(self._openings.values())
+        openings = [opening.task for opening in self._openings.values()]
         for opening in openings:
             opening.cancel()
         if openings:
@@ -150,23 +157,36 @@ class Swarms:
     # -------------------------------------------------------------------------- opening
     async def lead(self, spec: TaskSpec, headers: Headers) -> LedTask:
         """The task that a Join asks for, its version checked with the source at most every
-        `revalidate_s`. All who ask while it opens wait for the same answer; who asks for a
-        private task is checked with the source for himself."""
+        `revalidate_s`. All who ask while it opens wait for the same answer, unless the source
+        refused what another's headers asked; who asks for a private task is checked with the
+        source for himself."""
         task_id = spec.task_id
-        task = self._tasks.get(task_id)
-        if task is not None and task.error is None and self._is_fresh(task):
-            task.used_at = self._clock.now()   # else `tend` could end it while we ask
-        elif task_id in self._openings:
-            task = await asyncio.shield(self._openings[task_id])
-        else:
-            self._make_place()
-            opening = asyncio.ensure_future(self._open(spec, headers))
-            self._openings[task_id] = opening
-            opening.add_done_callback(lambda _: self._openings.pop(task_id))
-            return await asyncio.shield(opening)   # which asked the source by these headers
-        if task.private:
-            await self._prove(spec, headers)
-        return task
+        while True:
+            task = self._tasks.get(task_id)
+            opening = self._openings.get(task_id)
+            if task is not None and task.error is None and self._is_fresh(task):
+                task.used_at = self._clock.now()   # else `tend` could end it while we ask
+            elif opening is None:
+                return await asyncio.shield(self._begin_to_open(spec, headers))
+            else:
+                try:
+                    task = await asyncio.shield(opening.task)
+                except (AuthError, ServerError):
+                    if opening.headers == headers:
+                        raise
+                    continue   # what the source says to another needn't be what it says to us
+            if task.private:
+                await self._prove(spec, headers)
+            return task
+
+    def _begin_to_open(self, spec: TaskSpec, headers: Headers) -> "asyncio.Task[LedTask]":
+        """To ask the source by these headers."""
+        self._make_place()
+        task_id = spec.task_id
+        opening = asyncio.ensure_future(self._open(spec, headers))
+        self._openings[task_id] = _Opening(headers, opening)
+        opening.add_done_callback(lambda _: self._openings.pop(task_id))
+        return opening
 
     def _make_place(self) -> None:
         """Each open task costs a descriptor: beyond so many, those that nobody is in go first."""

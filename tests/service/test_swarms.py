@@ -1,0 +1,97 @@
+"""The manager's tasks: who opens one, and for whom the source's answer counts."""
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable, List, Sequence, Tuple, cast
+
+import pytest
+
+from dfly.clock import Clock
+from dfly.errors import AuthError, DflyError
+from dfly.service.ingest import Content, Ingest
+from dfly.service.metrics import Metrics
+from dfly.service.swarms import LedTask, Swarms
+from dfly.source import Version
+from dfly.store import TaskFile
+from dfly.store.memory import MemoryStore
+from dfly.task import TaskSpec
+
+LENGTH = 3 << 20
+SPEC = TaskSpec("http://source/file")
+MINE, THEIRS = [("Authorization", "mine")], [("Authorization", "theirs")]
+Headers = Sequence[Tuple[str, str]]
+
+
+class Silent:
+    """An audience that does nothing."""
+
+    def decide(self, event: object) -> None: ...
+    def opened(self, task: LedTask) -> None: ...
+    def digests_grew(self, task: LedTask) -> None: ...
+    def sized(self, task: LedTask) -> None: ...
+    def closed(self, task: LedTask) -> None: ...
+    def ended(self, task: LedTask, error: DflyError) -> None: ...
+
+
+class Door:
+    """A source that answers when told to, and lets in those with the right header only."""
+
+    def __init__(self) -> None:
+        self.asked: List[Headers] = []
+        self.open = asyncio.Event()
+
+    def ingest(self, spec: TaskSpec, headers: Headers) -> Ingest:
+        return cast(Ingest, Entry(self, headers))
+
+
+class Entry:
+    """One who asks there."""
+
+    source_bytes = 0
+
+    def __init__(self, door: Door, headers: Headers) -> None:
+        self._door = door
+        self._headers = headers
+
+    async def begin(self, known: object = None, **_: object) -> Content:
+        self._door.asked.append(self._headers)
+        await self._door.open.wait()
+        if list(self._headers) != MINE:
+            raise AuthError("401 Unauthorized")
+        return Content(Version(etag='"1"'), LENGTH, True, False, SPEC.url)
+
+    async def fetch(self, file: TaskFile, *, on_piece: Callable[[int], None]) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None: ...
+
+
+async def played(*askers: Headers) -> Tuple[List[Any], Door]:
+    """What each of those heard who asked at the same time."""
+    door, store = Door(), MemoryStore()
+    swarms = Swarms(store, door.ingest, Silent(), Metrics(), Clock(), revalidate_s=60)
+    asking = [asyncio.ensure_future(swarms.lead(SPEC, headers)) for headers in askers]
+    await asyncio.sleep(0)   # all of them are in before the source says anything
+    door.open.set()
+    heard = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 5)
+    await swarms.stop()
+    store.close()
+    return heard, door
+
+
+def test_who_has_rights_isnt_refused_because_another_was() -> None:
+    heard, door = asyncio.run(played(THEIRS, MINE, THEIRS, MINE))
+    assert [type(answer) for answer in heard] == [AuthError, LedTask, AuthError, LedTask]
+    assert heard[1] is heard[3] and list(door.asked[0]) == THEIRS
+
+
+def test_who_has_none_doesnt_come_in_with_another() -> None:
+    heard, _ = asyncio.run(played(MINE, THEIRS, []))
+    assert [type(answer) for answer in heard] == [LedTask, AuthError, AuthError]
+
+
+@pytest.mark.parametrize("count", (2, 20))
+def test_the_same_question_is_put_once(count: int) -> None:
+    heard, door = asyncio.run(played(*[THEIRS] * count))
+    assert {type(answer) for answer in heard} == {AuthError}
+    assert len(door.asked) == 1
