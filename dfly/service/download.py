@@ -300,11 +300,14 @@ class TaskDownload:
         if self.file.geometry.length != len(content):
             self._distrust(ProtocolError("a small task of wrong length"))
             return
-        for piece in self.file.geometry.pieces_of(0, len(content)):
-            data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
-            if not self.file.have >> piece & 1:
-                with carried(MANAGER):
-                    self.file.put(piece, data, sha256(data))
+        try:
+            for piece in self.file.geometry.pieces_of(0, len(content)):
+                data = content[self.file.geometry.start(piece):self.file.geometry.stop(piece)]
+                if not self.file.have >> piece & 1:
+                    with carried(MANAGER):
+                        self.file.put(piece, data, sha256(data))
+        except DflyError as error:
+            self._step(core.Doomed(error))
 
     def told(self, message: SwarmMessage) -> None:
         """What the manager says of our swarm."""
@@ -336,7 +339,7 @@ class TaskDownload:
             self._step(core.LeaseGranted(message.lease, self._parents.number_of(address),
                                          message.first, message.count, message.deadline_s))
         elif isinstance(message, Digests):
-            self.file.learn(message.first, message.digests)
+            self._runs.settle(self.file.learn(message.first, message.digests))
         elif isinstance(message, Revoke):
             self._step(core.LeaseWithdrawn(message.lease))
         elif isinstance(message, Sized):

@@ -112,9 +112,14 @@ class TaskFile(Protocol):
     def digests(self, first: int, count: int) -> bytes:
         """32 bytes per piece, in order; LookupError if one isn't known."""
 
-    def learn(self, first: int, digests: bytes) -> None:
-        """Digests told by the manager, 32 bytes per piece from `first`. ProtocolError where they
-        contradict a held piece or the geometry; then nothing is learnt."""
+    @property
+    def awaited(self) -> int:
+        """The set of pieces that `await_digest` left waiting."""
+
+    def learn(self, first: int, digests: bytes) -> int:
+        """Digests told by the manager, 32 bytes per piece from `first`; the set of awaited pieces
+        that prove wrong by them. ProtocolError where they contradict a held piece or the geometry;
+        then nothing is learnt."""
 
     def set_length(self, length: int) -> None:
         """The content turned out to be this long; ProtocolError if that can't be."""

@@ -266,12 +266,12 @@ class DiskStore:
         return False
 
     def _drop(self, task_id: str, why: str, key: int = 0, *, evict: bool = False) -> bool:
-        """Forget the task; with `key`, only if that is still what the task is; with `evict`, free
-        its room even if it's open. The data goes first: on a full disk the index can't be written
-        before something has gone."""
+        """Forget the task; with `key`, only if that is still what the task is; with `evict`, only
+        if nobody holds it, but free its room even if it's open. The data goes first: on a full
+        disk the index can't be written before something has gone."""
         with self._lock:
             row = self._index.task(task_id)
-            if key and (row is None or row.key != key):
+            if (key and (row is None or row.key != key)) or (evict and self._in_use(task_id)):
                 return False
             file = self._live.pop(task_id, None)
             if file is not None and file in self._recent:

@@ -33,7 +33,16 @@ from dfly.errors import (
 )
 from dfly.names import is_task_id
 from dfly.store import GONE, Buffer, Watcher
-from dfly.task import PIECES_MAX, Geometry, count_of, full_set, members, run_set, runs_of
+from dfly.task import (
+    PIECES_MAX,
+    Geometry,
+    count_of,
+    full_set,
+    members,
+    run_set,
+    runs_of,
+    set_of,
+)
 from dfly.units import MIB, format_size
 
 GROWTH_SIZE = 64 * MIB  # an unknown length asks the store for room in steps of this
@@ -299,7 +308,12 @@ class PieceFile:
                 raise LookupError(f"{count_of(unknown)} digests of {self.task_id} aren't known")
             return bytes(self._pieces.digests[first * SHA256_SIZE:(first + count) * SHA256_SIZE])
 
-    def learn(self, first: int, digests: bytes) -> None:
+    @property
+    def awaited(self) -> int:
+        with self._state:
+            return set_of(self._awaited)
+
+    def learn(self, first: int, digests: bytes) -> int:
         count, rest = divmod(len(digests), SHA256_SIZE)
         limit = self.geometry.piece_count
         if rest or first < 0 or first + count > (PIECES_MAX if limit is None else limit):
@@ -316,9 +330,13 @@ class PieceFile:
                        in range(first, first + count) if piece_index in self._awaited]
         if news:
             self._ledger.learned(self.key, first, digests)
+        wrong = 0
         for piece_index, (digest, bringer) in vouched:
-            if digest == self.digest_of(piece_index):  # else it was wrong, and isn't held
+            if digest == self.digest_of(piece_index):
                 bringer.run(self.mark, piece_index, digest)
+            else:
+                wrong |= 1 << piece_index
+        return wrong
 
     def await_digest(self, piece_index: int, digest: bytes) -> None:
         with self._state:

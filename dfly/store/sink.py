@@ -97,8 +97,7 @@ class PieceSink:
             self._wait_for_word(piece_index, digest)
             return
         if told is not None and told != digest:
-            raise PieceMismatch(f"piece {piece_index} of task {self._file.task_id} has wrong "
-                                "bytes", "they were thrown away", piece_index)
+            raise self._mismatch(piece_index)
         if self._in_place:
             self._file.mark(piece_index, digest)
         elif self._collected is not None:
@@ -114,8 +113,15 @@ class PieceSink:
         apart. It rests in its place until the word comes."""
         if not self._in_place:
             raise ProtocolError(f"piece {piece_index} came twice before anyone told its digest")
-        self._file.await_digest(piece_index, digest)
+        try:
+            self._file.await_digest(piece_index, digest)
+        except DigestMismatch:
+            raise self._mismatch(piece_index) from None   # the word came at this very moment
         self._done_with(piece_index)
+
+    def _mismatch(self, piece_index: int) -> PieceMismatch:
+        return PieceMismatch(f"piece {piece_index} of task {self._file.task_id} has wrong bytes",
+                             "they were thrown away", piece_index)
 
     def _done_with(self, piece_index: int) -> None:
         self.piece_index += 1

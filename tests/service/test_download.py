@@ -4,13 +4,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, List, Tuple
 
 import pytest
 
 from dfly.clock import Clock
-from dfly.errors import DflyError, DigestMismatch
+from dfly.errors import DflyError, DigestMismatch, NoSpace
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.wish import Wish
@@ -119,6 +120,21 @@ def test_a_complete_file_that_proves_damaged_is_not_delivered_again() -> None:
         assert download.is_over
         assert link.calls[-1] == ("leave", SWARM)
         await download.abandon(DflyError("put away"))
+    asyncio.run(run())
+
+
+def test_a_small_task_that_the_store_cant_take_fails_for_its_callers() -> None:
+    async def run() -> None:
+        download, file = download_of(10)
+
+        def full(*_: object) -> None:
+            raise NoSpace("the disk is full")
+        file.put = full
+        link: Any = NotingLink()
+        download.start_led(link, replace(accepted(10), inline=b"0123456789"))
+        with pytest.raises(NoSpace):
+            await asyncio.wait_for(asyncio.shield(download.done), 5)
+        assert download.is_over and ("leave", SWARM) in link.calls
     asyncio.run(run())
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from dfly.core import download as core
 from dfly.errors import NetworkError, NoSpace
+from dfly.net import fetching
 from dfly.net.fetching import Lines
 from dfly.net.http_server import HttpServer, Request, Response
 from dfly.service.metrics import Metrics
@@ -27,6 +28,7 @@ TASK = "ab" * 32
 TOKEN = b"t" * 16
 CONTENT = random.Random(9).randbytes(4 * PIECE + 5)
 PIECES = [CONTENT[start:start + PIECE] for start in range(0, len(CONTENT), PIECE)]
+DIGESTS = b"".join(hashlib.sha256(piece).digest() for piece in PIECES)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -36,12 +38,13 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 class Scene:
     """A parent's file and its server, a child's file and its runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, digests: bool) -> None:
         geometry = Geometry(len(CONTENT), PIECE)
         self.stores = MemoryStore(), MemoryStore()
         self.parent: Any = self.stores[0].open(TASK, "v", geometry)
         self.child: Any = self.stores[1].open(TASK, "v", geometry)
-        self.child.learn(0, b"".join(hashlib.sha256(piece).digest() for piece in PIECES))
+        if digests:
+            self.child.learn(0, DIGESTS)
         self.served: Dict[str, Served] = {TASK: Served(self.parent, TOKEN, arriving=True)}
         self.events: "asyncio.Queue[core.Event]" = asyncio.Queue()
         self.came: List[Tuple[int, str]] = []
@@ -52,15 +55,19 @@ class Scene:
         for piece in pieces:
             self.parent.put(piece, PIECES[piece], hashlib.sha256(PIECES[piece]).digest())
 
+    def learn(self, first: int, stop: int) -> None:
+        """The manager's word on some pieces."""
+        self.runs.settle(self.child.learn(first, DIGESTS[32 * first:32 * stop]))
+
     def begin(self, number: int, first: int, count: int, deadline_s: float = 20.0) -> None:
         order = core.FetchRun(number, 0, first, count, deadline_s)
         self.runs.begin(order, TOKEN, PEERS)
 
 
 @contextlib.asynccontextmanager
-async def scene(slots: int = 8) -> AsyncIterator[Scene]:
+async def scene(slots: int = 8, digests: bool = True) -> AsyncIterator[Scene]:
     async with moving(2) as movers:
-        here = Scene()
+        here = Scene(digests)
         pieces = PieceServer(here.served.get, Metrics(), (), slots)
 
         async def handle(request: Request) -> Response:
@@ -153,6 +160,86 @@ def test_each_failure_has_its_name(trouble: str, failure: Failure) -> None:
             ended = await here.events.get()
             assert isinstance(ended, core.RunEnded) and ended.failure is failure, ended
             assert ended.piece == (1 if here.child.have else 0)
+    run(scenario())
+
+
+def test_a_parent_that_falls_silent_has_run_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "BYTES_S", 0.2)
+
+    async def scenario() -> None:
+        async with scene() as here:
+            here.begin(1, 0, 1)       # its piece is on its way, says the parent
+            ended = await here.events.get()
+            assert isinstance(ended, core.RunEnded) and ended.failure is Failure.TIMEOUT, ended
+    run(scenario())
+
+
+@pytest.mark.parametrize("lie", (False, True))
+def test_a_piece_quicker_than_its_digest_ends_its_run_when_the_word_comes(lie: bool) -> None:
+    """Whoever sends wrong bytes is found out, even if nobody could tell when they came."""
+    async def scenario() -> None:
+        async with scene(digests=False) as here:
+            here.hold(0)
+            if lie:
+                here.parent.put(1, bytes(PIECE), hashlib.sha256(bytes(PIECE)).digest())
+            else:
+                here.hold(1)
+            here.begin(1, 0, 2)
+            await until(lambda: here.child.awaited == 0b11 and not len(here.runs))
+            assert here.events.empty() and not here.child.have
+            here.learn(0, 1)
+            assert here.events.empty() and here.child.have == 0b01
+            here.learn(1, 4)
+            ended = here.events.get_nowait()
+            if lie:
+                assert (ended.run, ended.failure, ended.piece) == (1, Failure.BAD_DIGEST, 1)
+            else:
+                assert ended == core.RunEnded(1)
+            assert here.child.have == (0b01 if lie else 0b11)
+    run(scenario())
+
+
+def test_a_word_that_comes_with_the_last_bytes_is_heard() -> None:
+    """The loop hears of the digest before it hears that the run's bytes came."""
+    async def scenario() -> None:
+        async with scene(digests=False) as here:
+            here.parent.put(0, bytes(PIECE), hashlib.sha256(bytes(PIECE)).digest())
+            loop, await_digest = asyncio.get_running_loop(), here.child.await_digest
+
+            def await_and_learn(piece: int, digest: bytes) -> None:
+                await_digest(piece, digest)
+                loop.call_soon_threadsafe(here.learn, 0, 5)
+            here.child.await_digest = await_and_learn
+            here.begin(1, 0, 1)
+            ended = await here.events.get()
+            assert isinstance(ended, core.RunEnded) and ended.failure is Failure.BAD_DIGEST
+    run(scenario())
+
+
+def test_a_word_that_never_comes_is_not_waited_for_beyond_the_deadline() -> None:
+    async def scenario() -> None:
+        async with scene(digests=False) as here:
+            here.hold(0, 1)
+            here.begin(1, 0, 1, deadline_s=0.3)
+            here.begin(2, 1, 1, deadline_s=0.3)
+            await until(lambda: not len(here.runs))
+            here.runs.stop(2)
+            ended = await here.events.get()
+            assert isinstance(ended, core.RunEnded)
+            assert (ended.run, ended.failure) == (1, Failure.TIMEOUT) and here.events.empty()
+    run(scenario())
+
+
+def test_two_may_wait_for_the_end_and_one_may_give_up() -> None:
+    async def scenario() -> None:
+        async with scene() as here:
+            here.begin(1, 0, 1)       # the parent has nothing to send yet
+            waiters = [asyncio.ensure_future(here.runs.end()) for _ in range(3)]
+            await asyncio.sleep(0)
+            waiters[0].cancel()
+            done, _ = await asyncio.wait(waiters, timeout=5)
+            assert len(done) == 3 and [waiter.cancelled() for waiter in waiters] == [
+                True, False, False]
     run(scenario())
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from dfly.clock import ManualClock
 from dfly.errors import FileError, NoSpace, StoreBusy
-from dfly.store import PieceStore
+from dfly.store import PieceStore, disk
 from dfly.store.disk import DiskStore
 from dfly.store.index import Index
 from dfly.task import Geometry, set_of
@@ -480,6 +480,22 @@ def test_eviction_frees_the_room_of_a_file_that_is_still_open(host: Host) -> Non
     store.make_room(int(2.5 * LENGTH))
     assert os.fstat(old.fileno()).st_blocks == 0 and old.failed is not None
     assert (host.root / "mine").read_bytes() == CONTENT == held.read(0, LENGTH)
+
+
+def test_who_takes_hold_while_others_are_evicted_keeps_the_file(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = host.start(quota=4 * LENGTH)
+    files = [fill(store.open(task(name), "v1", GEOMETRY)) for name in "abc"]
+    remove = disk.remove_folder
+
+    def remove_slowly(folder: str) -> None:
+        if folder.endswith(task("a")):
+            files[1].hold()
+        remove(folder)
+    monkeypatch.setattr(disk, "remove_folder", remove_slowly)
+    store.make_room(int(2.5 * LENGTH))
+    assert files[0].failed is not None and files[1].failed is None
+    assert files[1].read(0, LENGTH) == CONTENT and store.find(task("b")) is files[1]
 
 
 def test_eviction_frees_room_before_it_writes_to_the_index(
