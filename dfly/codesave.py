@@ -31,11 +31,21 @@ def save(folder: int, name: str, code: CodeType) -> None:
     temporary = f".{name}.{os.getpid()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+    except OSError:
+        return  # no more space, folder gone: the next start compiles again
+    try:
         with open(fd, "wb") as file:
             file.write(zlib.crc32(data).to_bytes(4, "big") + data)
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
-        return  # disk full, folder gone: the next start compiles again
+        _unlink(folder, temporary)
+
+
+def _unlink(folder: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        return  # the folder was pruned meanwhile
 
 
 def _prune(path: str) -> None:
