@@ -9,7 +9,7 @@ import argparse
 import random
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
 from dfly.cli.table import print_json, table
 from dfly.config import parse_at_least_one, parse_count
@@ -18,44 +18,47 @@ from dfly.task import PIECES_MAX
 from dfly.units import format_duration, parse_duration, parse_rate, parse_size
 
 if TYPE_CHECKING:
-    from dfly.sim.scenario import Fault, Scenario
+    from dfly.sim.scenario import Fault, Outcome, Scenario
 
 HOSTS_MAX = 100_000
 PIECES_IN_ALL_MAX = 100_000_000    # hosts x pieces: what memory and patience allow
 FAULT_SALT = 0x0FA17               # so that faults don't share the scheduler's random numbers
 
+# The flags that make a run, as the help lists them: name, default, value, what it is.
+OPTIONS = (
+    ("hosts", "100", "N", "virtual hosts (default 100)"),
+    ("size", "500M", "SIZE", "size of the file (default 500M)"),
+    ("host-rate", "1gbit", "RATE",
+     "of each host's uplink and downlink (default 1gbit); 0 = no limit"),
+    ("source-rate", "10gbit", "RATE",
+     "of the source and of the manager's uplink (default 10gbit); 0 = no limit"),
+    ("piece-size", "0", "SIZE", "0, the default, is what a manager would choose"),
+    ("latency", "500us", "TIME", "of every path, one way: half of a round trip (default 500us)"),
+    ("racks", "0", "N", "racks that the hosts hang on, in blocks; 0, the default, is none"),
+    ("rack-rate", "0", "RATE",
+     "of each rack's link to the core, either way; 0, the default, is no limit"),
+    ("manager-rack", "core", "N",
+     "rack of the manager, from 0, or core (the default); the source is on the core"),
+    ("goodput", "1", "SHARE", "of every link's rate that is payload (default 1)"),
+    ("startup", "0", "TIME", "from the start to the first host's joining"),
+    ("run-cost", "0", "TIME", "of a host for each lease that it serves, one by one"),
+    ("report-cost", "0", "TIME", "of the manager for each report"),
+    ("lease-cost", "0", "TIME", "of the manager for each lease"),
+    ("leases", "0", "N", "a second that the manager may grant; 0 = as production"),
+    ("upload-slots", "16", "N", "leases that a host serves at once (default 16)"),
+    ("manager-slots", "16", "N", "the same for the manager (default 16)"),
+    ("join-every", "0", "TIME", "a host joins each TIME; 0, the default, is all at once"),
+    ("readers", "0", "N", "hosts that read the file in order while it arrives"),
+    ("lose", "0", "N", "hosts that die on the way"),
+    ("stall", "0", "N", "hosts that stop sending on the way without a word"),
+    ("liars", "0", "N", "hosts that send wrong bytes"),
+    ("seed", "1", "N", "of all randomness (default 1)"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    def option(name: str, default: str, metavar: str, text: str) -> None:
-        parser.add_argument(name, default=default, metavar=metavar, help=text)
-    option("--hosts", "100", "N", "virtual hosts (default 100)")
-    option("--size", "500M", "SIZE", "size of the file (default 500M)")
-    option("--host-rate", "1gbit", "RATE",
-           "of each host's uplink and downlink (default 1gbit); 0 = no limit")
-    option("--source-rate", "10gbit", "RATE",
-           "of the source and of the manager's uplink (default 10gbit); 0 = no limit")
-    option("--piece-size", "0", "SIZE", "0, the default, is what a manager would choose")
-    option("--latency", "500us", "TIME",
-           "of every path, one way: half of a round trip (default 500us)")
-    option("--racks", "0", "N", "racks that the hosts hang on, in blocks; 0, the default, is none")
-    option("--rack-rate", "0", "RATE",
-           "of each rack's link to the core, either way; 0, the default, is no limit")
-    option("--manager-rack", "core", "N",
-           "rack of the manager, from 0, or core (the default); the source is on the core")
-    option("--goodput", "1", "SHARE", "of every link's rate that is payload (default 1)")
-    option("--startup", "0", "TIME", "from the start to the first host's joining")
-    option("--run-cost", "0", "TIME", "of a host for each lease that it serves, one by one")
-    option("--report-cost", "0", "TIME", "of the manager for each report")
-    option("--lease-cost", "0", "TIME", "of the manager for each lease")
-    option("--leases", "0", "N", "a second that the manager may grant; 0 = as production")
-    option("--upload-slots", "16", "N", "leases that a host serves at once (default 16)")
-    option("--manager-slots", "16", "N", "the same for the manager (default 16)")
-    option("--join-every", "0", "TIME", "a host joins each TIME; 0, the default, is all at once")
-    option("--readers", "0", "N", "hosts that read the file in order while it arrives")
-    option("--lose", "0", "N", "hosts that die on the way")
-    option("--stall", "0", "N", "hosts that stop sending on the way without a word")
-    option("--liars", "0", "N", "hosts that send wrong bytes")
-    option("--seed", "1", "N", "of all randomness (default 1)")
+    for name, default, metavar, text in OPTIONS:
+        parser.add_argument(f"--{name}", default=default, metavar=metavar, help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object in the "
                         "table's stead")
 
@@ -69,36 +72,50 @@ def run(args: argparse.Namespace) -> int:
     except CheckFailed as error:
         raise DflyError(f"simulation with seed {scenario.seed} broke a rule: {error}",
                         f"repeat it by: {command(args)}") from None
-    result = {"makespan_s": round(outcome.makespan_s, 6), "median_s": round(outcome.median_s, 6),
-              "p95_s": round(outcome.p95_s, 6), "bound_s": round(outcome.bound_s, 6),
-              "ratio": round(outcome.ratio, 4), "source_copies": round(outcome.source_copies, 4),
-              "rack_copies": round(outcome.rack_copies, 4), "leases": outcome.leases,
-              "trace": outcome.trace}
+    figures = _figures(outcome)
     if args.json:
-        print_json(result)
-        return 0
-    rows = [("last host done", format_duration(outcome.makespan_s)),
-            ("median host", format_duration(outcome.median_s)),
-            ("95 % of hosts", format_duration(outcome.p95_s)),
-            ("lower bound", format_duration(outcome.bound_s)),
-            ("last host / bound", f"{outcome.ratio:.3f}"),
-            ("copies out of the source", f"{outcome.source_copies:.2f}"),
-            ("copies out of the manager", f"{outcome.seed_copies:.2f}"),
-            ("copies into the busiest rack", f"{outcome.rack_copies:.2f}"),
-            ("leases", str(outcome.leases)), ("reports", str(outcome.reports)),
-            ("trace", outcome.trace[:16])]
-    print(table(("", ""), rows, right=(1,)).lstrip("\n"))
+        print_json({figure.key: figure.value for figure in figures})
+    else:
+        rows = [(figure.name, figure.shown) for figure in figures]
+        print(table(("", ""), rows, right=(1,)).lstrip("\n"))
     return 0
+
+
+class Figure(NamedTuple):
+    """One result of a run: in JSON by `key`, in the table, where it is `shown`, by `name`."""
+
+    key: str
+    value: object
+    name: str
+    shown: str
+
+
+def _figures(outcome: Outcome) -> List[Figure]:
+    def seconds(key: str, value_s: float, name: str) -> Figure:
+        return Figure(key, round(value_s, 6), name, format_duration(value_s))
+
+    def copies(key: str, value: float, name: str) -> Figure:
+        return Figure(key, round(value, 4), name, f"{value:.2f}")
+
+    return [
+        seconds("makespan_s", outcome.makespan_s, "last host done"),
+        seconds("median_s", outcome.median_s, "median host"),
+        seconds("p95_s", outcome.p95_s, "95 % of hosts"),
+        seconds("bound_s", outcome.bound_s, "lower bound"),
+        Figure("ratio", round(outcome.ratio, 4), "last host / bound", f"{outcome.ratio:.3f}"),
+        copies("source_copies", outcome.source_copies, "copies out of the source"),
+        copies("seed_copies", outcome.seed_copies, "copies out of the manager"),
+        copies("rack_copies", outcome.rack_copies, "copies into the busiest rack"),
+        Figure("leases", outcome.leases, "leases", str(outcome.leases)),
+        Figure("reports", outcome.reports, "reports", str(outcome.reports)),
+        Figure("trace", outcome.trace, "trace", outcome.trace[:16])]
 
 
 def command(args: argparse.Namespace) -> str:
     """The command line that repeats a run."""
     words: List[str] = ["dfly", "simulate"]
-    for name in ("hosts", "size", "host_rate", "source_rate", "piece_size", "latency", "racks",
-                 "rack_rate", "manager_rack", "goodput", "startup", "run_cost", "report_cost",
-                 "lease_cost", "leases", "upload_slots", "manager_slots", "join_every", "readers",
-                 "lose", "stall", "liars", "seed"):
-        words += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    for name, *_ in OPTIONS:
+        words += [f"--{name}", str(getattr(args, name.replace("-", "_")))]
     return shlex.join(words)
 
 
@@ -111,14 +128,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         raise UsageError(f"--hosts {hosts}: at most {HOSTS_MAX}")
     scenario = Scenario(
         hosts, parse_size(args.size), parse_rate(args.host_rate), parse_rate(args.source_rate),
-        piece_size=parse_size(args.piece_size), latency_s=_latency_s(args.latency),
+        piece_size=parse_size(args.piece_size), latency_s=_fine_duration(args.latency),
         seed=parse_count(args.seed), join_every_s=parse_duration(args.join_every),
         upload_slots=parse_at_least_one(args.upload_slots),
         seed_slots=parse_at_least_one(args.manager_slots), readers=parse_count(args.readers),
         racks=parse_count(args.racks), rack_bps=parse_rate(args.rack_rate),
         manager_rack=_manager_rack(args), goodput=_share(args.goodput),
-        startup_s=_latency_s(args.startup), run_s=_latency_s(args.run_cost),
-        fact_s=_latency_s(args.report_cost), lease_s=_latency_s(args.lease_cost))
+        startup_s=_fine_duration(args.startup), run_s=_fine_duration(args.run_cost),
+        fact_s=_fine_duration(args.report_cost), lease_s=_fine_duration(args.lease_cost))
     leases = parse_count(args.leases)
     if leases:
         pace = PaceLimits(leases_per_s=float(leases))
@@ -166,8 +183,9 @@ def _share(text: str) -> float:
     return share
 
 
-def _latency_s(text: str) -> float:
-    """Seconds, from microseconds too: the latency of a rack is below a millisecond."""
+def _fine_duration(text: str) -> float:
+    """Seconds, from microseconds too: a rack's latency and a lease's cost are below a
+    millisecond."""
     if text.endswith("us"):
         return parse_duration(text[:-2]) / 1e6
     return parse_duration(text)

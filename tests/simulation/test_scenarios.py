@@ -234,14 +234,34 @@ def test_json_has_exactly_these_keys() -> None:
     assert done.returncode == 0 and done.stderr == ""
     result = json.loads(done.stdout)
     assert sorted(result) == sorted(("makespan_s", "median_s", "p95_s", "bound_s", "ratio",
-                                     "source_copies", "rack_copies", "leases", "trace"))
+                                     "source_copies", "seed_copies", "rack_copies", "leases",
+                                     "reports", "trace"))
     assert result["bound_s"] == pytest.approx(0.8) and result["source_copies"] == 1.0
+    assert result["seed_copies"] >= 1.0 and result["reports"] >= 5
 
 
-def test_the_table_is_for_people() -> None:
+def test_the_table_is_for_people_and_tells_all_that_json_does() -> None:
     done = command("--hosts", "3", "--size", "1MB")
     assert done.returncode == 0
     assert "lower bound" in done.stdout and "last host / bound" in done.stdout
+    result = json.loads(command("--hosts", "3", "--size", "1MB", "--json").stdout)
+    assert len(done.stdout.splitlines()) == len(result)
+    shown = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert shown[-3:] == [str(result["leases"]), str(result["reports"]), result["trace"][:16]]
+
+
+def test_the_command_that_repeats_a_run_has_all_of_its_options() -> None:
+    import argparse
+    import shlex
+
+    from dfly.cli import simulate as shown
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    shown.add_arguments(parser)
+    flags = [action.option_strings[0] for action in parser._actions
+             if action.dest not in ("help", "json")]
+    words = [word for number, flag in enumerate(flags) for word in (flag, f"value {number}")]
+    assert "--hosts" in flags and "--seed" in flags
+    assert shlex.split(shown.command(parser.parse_args(words))) == ["dfly", "simulate", *words]
 
 
 @pytest.mark.parametrize("words, what", (
