@@ -104,8 +104,8 @@ class KnownHeads:
 
 
 class Line(Transfer):
-    """One connection, plain TCP. `tell(line, fetch, error)` is posted at the end of each fetch,
-    `gone(line)` at the connection's."""
+    """One connection, plain TCP. `Lines.ended` is posted at the end of each fetch, `Lines.gone`
+    at the connection's."""
 
     job: Job
 

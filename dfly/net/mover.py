@@ -41,9 +41,9 @@ from dfly.net.transfer import (
     Receive,
     SendFile,
     SendPieces,
+    Sink,
     Transfer,
 )
-from dfly.net.transfer import Sink as Sink
 from dfly.units import MIB
 from dfly.wire.http11 import Body
 

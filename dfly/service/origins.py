@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Dict, Iterator
 
-from dfly.net.mover import Sink
+from dfly.net.transfer import Sink
 from dfly.store.piecefile import held_bytes
 from dfly.task import Geometry
 

@@ -21,7 +21,7 @@ from dfly.wire.http11 import Headers, RequestHead, ResponseHead, format_content_
 from dfly.wire.messages import Failure
 
 LISTING_MAX = 1 << 20   # bytes of a parent's piece set in JSON
-ANSWER_S = 5.0          # for a parent's piece set
+LISTING_S = 5.0         # for a parent's piece set
 
 
 class ParentFailed(NetworkError):
@@ -83,7 +83,7 @@ class Parents:
         """Pieces that a parent holds and whose digests we know: no others can be trusted."""
         url = f"http://{join_address(*address)}{path_of(self._file.task_id)}/pieces"
         response = await self._client.request("GET", url, self._credentials(token),
-                                              timeout_s=ANSWER_S)
+                                              timeout_s=LISTING_S)
         try:
             body = await response.read(LISTING_MAX)
         finally:

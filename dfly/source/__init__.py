@@ -22,8 +22,8 @@ from dfly.task import VERSION_MAX
 
 if TYPE_CHECKING:
     from dfly.net.limiter import Limiter
-    from dfly.net.mover import Sink
     from dfly.net.tls import TlsSettings
+    from dfly.net.transfer import Sink
 
 ETAG_MAX = 400  # characters: with the longest of the other fields a token stays in VERSION_MAX
 _ETAG = re.compile(rf"[\x21-\x7e]{{1,{ETAG_MAX}}}")

@@ -49,8 +49,8 @@ from dfly.wire.http11 import (
 if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse, HttpClient
     from dfly.net.limiter import Limiter
-    from dfly.net.mover import Sink
     from dfly.net.tls import TlsSettings
+    from dfly.net.transfer import Sink
 
 REDIRECTS = (301, 302, 303, 307, 308)
 REDIRECT_BODY_MAX = 16 * 1024  # bytes: shorter ones are read, so that the connection is kept
