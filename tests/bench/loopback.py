@@ -38,8 +38,8 @@ def run(hosts: int, size: int, source_bps: float) -> Dict[str, Any]:
                 "source_bps": source_bps, **measure.summary(seconds, bound),
                 "source_copies": round(source.body_bytes / size, 3), "cpu_s": round(cpu, 2),
                 "without_p2p": sum(measure.p2p_lost(events) for events in lines),
-                "manager_rss_mb": round(measure.rss_mb(manager.process), 1),
-                "peer_rss_mb": round(max(measure.rss_mb(peer.process) for peer in peers), 1)}
+                "manager_rss_mb": measure.rss_mb(manager.process),
+                "peer_rss_mb": max(measure.rss_mb(peer.process) for peer in peers)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a random file, the lower bound, CPU seconds, and the verdict."""
+"""What the benchmarks share: a random file, the lower bound, what a process took, the verdict."""
 from __future__ import annotations
 
 import argparse
@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from dfly.units import MIB
 
@@ -44,8 +45,9 @@ def scratch() -> Iterator[Path]:
 
 
 def wake_memory(folder: Path, size: int) -> None:
-    """Write and delete `size` bytes. A virtual machine's memory may have to be fetched from its host
-    the first time (0.7 s for each GiB was seen): no run is to pay that, dfly's or a rival's."""
+    """Write and delete `size` bytes. A virtual machine's memory may have to be fetched from its
+    host the first time (0.7 s for each GiB was seen): no run is to pay that, dfly's or a
+    rival's."""
     path = folder / "wake-memory"
     block = bytes(MIB)
     with open(path, "wb") as file:
@@ -95,12 +97,32 @@ def cpu_seconds(processes: "Sequence[subprocess.Popen[bytes]]") -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def rss_mb(process: "subprocess.Popen[bytes]") -> float:
-    """Peak resident memory of a running process, in MB."""
+@dataclass(frozen=True)
+class Spent:
+    """Wall seconds of a process from before it was spawned, CPU seconds of it and its children."""
+
+    seconds: float
+    cpu_s: float
+
+
+def spent(spawn: "Callable[[], subprocess.Popen[bytes]]") -> Spent:
+    """Run what `spawn` starts to its end; a failed run isn't measured."""
+    began_at = time.monotonic()
+    process = spawn()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began_at
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"failed with {process.returncode}: {process.args!r}")
+    return Spent(seconds, usage.ru_utime + usage.ru_stime)
+
+
+def rss_mb(process: "subprocess.Popen[bytes]", key: str = "VmHWM") -> float:
+    """Resident memory of a running process in MB, at its peak; with the key VmRSS, now."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+        if line.startswith(key + ":"):
+            return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    raise SystemExit(f"has ended: {process.args!r}")
 
 
 class Finishers:
@@ -175,4 +197,6 @@ def check_copies(copies: Sequence[Path], digest: str) -> None:
 
 
 def p2p_lost(events: Optional[List[Dict[str, Any]]]) -> bool:
-    return any(event.get("event") == "warning" for event in events or [])
+    """Whether the download of these events (`dfly get --json`) had to do without a manager: from
+    the start, or because it lost the one that led it. A warning alone may mean something else."""
+    return any(event.get("p2p_lost") or event.get("via") == "source" for event in events or [])

@@ -12,14 +12,6 @@ from tests.cluster import Cluster, Role, build
 from tests.support import SourceServer
 
 
-def memory_mb(role: Role, key: str) -> float:
-    """`key` of the role's /proc/PID/status (VmRSS, VmHWM), in MB."""
-    for line in Path(f"/proc/{role.process.pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise SystemExit(f"{role.name} is gone")
-
-
 def threads_of(role: Role) -> int:
     return sum(1 for _ in Path(f"/proc/{role.process.pid}/task").iterdir())
 
@@ -34,9 +26,9 @@ def run(size: int) -> Dict[str, Any]:
         taker = cluster.peer("--manager", manager.where, name="taker")
         # The link stands before the peer's answer names it, so an answer means that it idles.
         cluster.run("status", "--socket", taker.socket)
-        result.update(peer_idle_mb=memory_mb(taker, "VmRSS"),
+        result.update(peer_idle_mb=measure.rss_mb(taker.process, "VmRSS"),
                       peer_idle_threads=threads_of(taker),
-                      manager_idle_mb=memory_mb(manager, "VmRSS"))
+                      manager_idle_mb=measure.rss_mb(manager.process, "VmRSS"))
         began_at = time.perf_counter()
         for peer, name in ((giver, "copy1"), (taker, "copy2")):
             got = cluster.get(peer, url, "-q", "-O", str(folder / name), timeout_s=600)
@@ -45,11 +37,11 @@ def run(size: int) -> Dict[str, Any]:
             measure.check_copies([folder / name], digest)
             (folder / name).unlink()
         result.update(seconds=round(time.perf_counter() - began_at, 3),
-                      manager_peak_mb=memory_mb(manager, "VmHWM"),
-                      giver_peak_mb=memory_mb(giver, "VmHWM"),
-                      taker_peak_mb=memory_mb(taker, "VmHWM"),
-                      taker_after_mb=memory_mb(taker, "VmRSS"),
-                      rss_mb=memory_mb(taker, "VmHWM"))
+                      manager_peak_mb=measure.rss_mb(manager.process),
+                      giver_peak_mb=measure.rss_mb(giver.process),
+                      taker_peak_mb=measure.rss_mb(taker.process),
+                      taker_after_mb=measure.rss_mb(taker.process, "VmRSS"),
+                      rss_mb=measure.rss_mb(taker.process))
     return result
 
 

@@ -7,10 +7,8 @@ get` together; `sender_cpu_s` is what the host spent that sent to it, `manager_c
 """
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -21,19 +19,6 @@ from tests.bench.nginx import PORT, start
 from tests.cluster import Cluster, Role, build, star_missing, star_module
 
 SOURCE, MANAGER, FIRST, SECOND = 0, 1, 2, 3   # hosts of the star
-
-
-class Timed:
-    """Runs one command to its end: wall seconds, and the CPU of it and its children."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        began_at = time.monotonic()
-        _, status, usage = os.wait4(process.pid, 0)
-        self.seconds = time.monotonic() - began_at
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.cpu_s = usage.ru_utime + usage.ru_stime
-        if process.returncode:
-            raise SystemExit(f"failed with {process.returncode}: {process.args!r}")
 
 
 class Bench:
@@ -52,13 +37,12 @@ class Bench:
         target = self.folder / f"{name}-copy"
         measure.wake_memory(self.folder, 2 * self.size)
         argv = rivals.command(name, self.url, target)
-        if self.cluster.star is not None:
-            process = self.cluster.star.popen(SECOND, argv, stdout=subprocess.DEVNULL)
-        else:
-            process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-        timed = Timed(process)
+        star = self.cluster.star
+        used = measure.spent(
+            lambda: subprocess.Popen(argv, stdout=subprocess.DEVNULL) if star is None else
+            star.popen(SECOND, argv, stdout=subprocess.DEVNULL))
         self._check(target)
-        return {"seconds": round(timed.seconds, 3), "cpu_s": round(timed.cpu_s, 2)}
+        return {"seconds": round(used.seconds, 3), "cpu_s": round(used.cpu_s, 2)}
 
     def get(self, peer: Role, host: int, sender: Role, manager: Role) -> Dict[str, float]:
         """`dfly get` on `host`, through its daemon `peer`, to its end."""
@@ -66,17 +50,17 @@ class Bench:
         measure.wake_memory(self.folder, 2 * self.size)
         roles = [peer, sender, manager]
         before = self._cpu(roles)
-        timed = Timed(self.cluster.get_popen(peer, self.url, "-q", "-O", str(target), host=host,
-                                             stdout=subprocess.DEVNULL,
-                                             stderr=subprocess.DEVNULL))
+        used = measure.spent(
+            lambda: self.cluster.get_popen(peer, self.url, "-q", "-O", str(target), host=host,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         received, sent, managed = (now - then for now, then in zip(self._cpu(roles), before))
         self._check(target)
-        result = {"seconds": round(timed.seconds, 3),
-                  "mb_per_s": round(self.size / 1e6 / timed.seconds, 1)}
-        for name, spent in (("cpu_s", received + timed.cpu_s), ("sender_cpu_s", sent),
+        result = {"seconds": round(used.seconds, 3),
+                  "mb_per_s": round(self.size / 1e6 / used.seconds, 1)}
+        for name, cpu_s in (("cpu_s", received + used.cpu_s), ("sender_cpu_s", sent),
                             ("manager_cpu_s", managed)):
-            result[name] = round(spent, 2)
-            result[f"{name}_per_gib"] = round(spent * GIB / self.size, 3)
+            result[name] = round(cpu_s, 2)
+            result[f"{name}_per_gib"] = round(cpu_s * GIB / self.size, 3)
         return result
 
     @staticmethod
@@ -114,7 +98,7 @@ def run(size: int, rate: str, names: List[str]) -> Dict[str, Any]:
         if rate:
             result["bound_s"] = round(size / parse_rate(rate), 3)
             result["ratio_bound"] = round(result["warm"]["seconds"] / result["bound_s"], 3)
-        result["rss_mb"] = round(measure.rss_mb(second.process), 1)
+        result["rss_mb"] = measure.rss_mb(second.process)
         return result
 
 

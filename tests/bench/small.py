@@ -80,8 +80,8 @@ def run(args: Any) -> Dict[str, Any]:
         result["seconds"] = result["many_s"]
         result["cpu_s"] = round(sum(result[f"many_{whose}cpu_s"]
                                     for whose in ("", "peer_", "manager_")), 3)
-        result["peer_rss_mb"] = round(measure.rss_mb(scene.peer.process), 1)
-        result["manager_rss_mb"] = round(measure.rss_mb(scene.manager.process), 1)
+        result["peer_rss_mb"] = measure.rss_mb(scene.peer.process)
+        result["manager_rss_mb"] = measure.rss_mb(scene.manager.process)
     return result
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 from tests.bench import measure
 from tests.cluster import PYTHON, Cluster, build
@@ -16,20 +15,14 @@ from tests.support import SourceServer
 SIZE = 10_000
 
 
-def spent(cluster: Cluster, argv: Sequence[str], code: int = 0) -> Tuple[float, float]:
-    """(seconds, CPU seconds) of one process."""
+def spent(cluster: Cluster, argv: Sequence[str]) -> measure.Spent:
+    """What one process takes that keeps its compiled code in the cluster's folder."""
     environ = {**os.environ, "HOME": str(cluster.folder),
                "XDG_CACHE_HOME": str(cluster.folder / "cache")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    began_at = time.perf_counter()
-    process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began_at
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != code:
-        raise SystemExit(f"{list(argv)} ended with {process.returncode}")
-    return seconds, used.ru_utime + used.ru_stime
+    return measure.spent(lambda: subprocess.Popen(
+        argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL))
 
 
 def run(runs: int) -> Dict[str, Any]:
@@ -48,11 +41,12 @@ def run(runs: int) -> Dict[str, Any]:
         for argv in cases.values():
             spent(cluster, argv)
         for name, argv in cases.items():
-            times = [spent(cluster, argv) for _ in range(runs)]
-            seconds = [wall for wall, _ in times]
+            used = [spent(cluster, argv) for _ in range(runs)]
+            seconds = [one.seconds for one in used]
+            cpu_s = statistics.median(one.cpu_s for one in used)
             result.update({f"{name}_s": round(statistics.median(seconds), 4),
                            f"{name}_min_max": [round(min(seconds), 4), round(max(seconds), 4)],
-                           f"{name}_cpu_s": round(statistics.median(cpu for _, cpu in times), 4)})
+                           f"{name}_cpu_s": round(cpu_s, 4)})
         measure.check_copies([copy], digest)
         result.update(seconds=result["get_cached_s"], cpu_s=result["get_cached_cpu_s"])
     return result

@@ -50,8 +50,8 @@ READ_SIZE = 256 * 1024
 PING_EVERY_S = 1.0
 PINGERS = 20          # one host of so many asks for a Pong now and then
 LOOKS = 2             # a parent that keeps others waiting is looked at so often an interval
-SAVED = 2             # unused rate is lost after so many intervals: time goes in steps here
 HOPS_MAX = 8          # and its own parents, up to here
+SAVED = 2             # unused rate is lost after so many intervals: time goes in steps here
 TICK_MIN_S = 0.004    # one 512 KiB piece at 1 Gbit/s
 TICKS_PER_S = 20_000  # of all hosts together: what this process can do
 
@@ -105,7 +105,7 @@ class Run:
 
 
 class Uplink:
-    """A rate shared by whoever takes from it; what isn't used at once is lost."""
+    """A rate shared by whoever takes from it; what isn't used is kept for a bounded time only."""
 
     __slots__ = ("at", "credit", "rate")
 
@@ -223,7 +223,7 @@ class VirtualHosts:
     def _ready(self, host: VirtualHost, mask: int) -> None:
         if mask & select.EPOLLOUT:
             self._flush(host)
-        if mask & ~select.EPOLLOUT:
+        if mask & ~select.EPOLLOUT and host.fd in self._by_fd:   # else the flush has lost it
             try:
                 data = host.sock.recv(READ_SIZE)
             except BlockingIOError:
@@ -252,6 +252,8 @@ class VirtualHosts:
                                    facts={"upload_slots": self._plan.upload_slots}))
         now = time.monotonic()
         for code, body in host.frames.feed(data):
+            if host.fd not in self._by_fd:
+                return   # dropped for the message before, or lost by an answer to it
             message = decode(code, body)
             handler = self._handlers.get(type(message))
             if handler is None:
