@@ -12,8 +12,16 @@ import socket
 from typing import Any, Callable, Dict, Tuple
 
 from dfly.errors import NetworkError, ProtocolError
+from dfly.net.stream import HEAD_READ
+from dfly.task import PIECES_MAX
+from dfly.wire.http11 import HEAD_MAX, HEADERS_MAX
 
-MESSAGE_MAX = 128 * 1024   # bytes: the piece set of the largest task in hex, and a request's head
+# Bytes of the longest parts of a message, in hex: the piece set of the largest task; and what a
+# connection has sent, which is a head (with a space after each colon) and what came along with it.
+PIECES_HEX_MAX = PIECES_MAX // 4
+SENT_HEX_MAX = 2 * (HEAD_MAX + HEADERS_MAX + HEAD_READ)
+REST_MAX = 4 * 1024        # bytes: names, numbers, a token, a version with each character escaped
+MESSAGE_MAX = max(PIECES_HEX_MAX, SENT_HEX_MAX) + REST_MAX
 ROOM = 1 << 20             # bytes that may wait in the kernel
 TURN_MAX = 64              # messages taken in one turn of the loop
 Message = Dict[str, Any]
@@ -34,8 +42,12 @@ class Channel:
 
     @classmethod
     def pair(cls) -> Tuple[Channel, socket.socket]:
-        """A channel, and the socket for the other process to make the other end of."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """A channel, and the socket for the other process to make the other end of; NetworkError
+        if the system has none to spare."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise NetworkError(f"can't open a channel to another process: {error}") from None
         return cls(ours), theirs
 
     def start(self, handle: Callable[[Message, int], None], ended: Callable[[], None]) -> None:
@@ -47,7 +59,8 @@ class Channel:
         return self._sock.fileno() < 0
 
     def send(self, message: Message, fd: int = -1) -> bool:
-        """False: there is no room now (see `when_writable`), or nobody is there any more."""
+        """False: there is no room now (see `when_writable`), or nobody is there any more.
+        ProtocolError: it's longer than any message may be."""
         data = json.dumps(message, separators=(",", ":")).encode()
         if len(data) > MESSAGE_MAX:
             raise ProtocolError(f"a message of {len(data)} bytes between processes")

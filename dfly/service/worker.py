@@ -53,11 +53,11 @@ class RemoteFile:
         return self._fd
 
     def follow(self, message: Message) -> None:
-        """The manager's newer word."""
+        """The manager's news: pieces that came since its last word."""
         self.arriving = message["arriving"]
         if self.geometry.length is None and message["length"] is not None:
-            self.geometry = Geometry(message["length"], message["piece_size"])
-        new = int(message["have"], 16) & ~self.have
+            self.geometry = Geometry(message["length"], self.geometry.piece_size)
+        new = (int(message["new"], 16) << message["first"]) & ~self.have
         self.have |= new
         for piece in members(new):
             self._tell(piece)
@@ -119,13 +119,10 @@ class Worker:
             self._server = HttpServer(self._on_request, self._movers, quick=self._pieces.quick,
                                       connections_max=CONNECTIONS_MAX)
         elif kind == "task":
-            known = self._files.get(message["task"])
-            if fd >= 0:   # told for the first time, or opened anew
-                if known is not None:
-                    known.forget()
-                self._files[message["task"]] = RemoteFile(message, fd)
-            elif known is not None:
-                known.follow(message)
+            assert message["task"] not in self._files, "what was told before is gone first"
+            self._files[message["task"]] = RemoteFile(message, fd)
+        elif kind == "news":
+            self._files[message["task"]].follow(message)
         elif kind == "gone":
             gone = self._files.pop(message["task"], None)
             if gone is not None:

@@ -8,8 +8,11 @@ from typing import Any, Awaitable, Callable, List, Tuple
 
 import pytest
 
-from dfly.errors import ProtocolError
+from dfly.errors import NetworkError, ProtocolError
 from dfly.net.channel import MESSAGE_MAX, ROOM, Channel, Message
+from dfly.net.stream import HEAD_READ
+from dfly.task import PIECES_MAX, VERSION_MAX, full_set
+from dfly.wire.http11 import HEAD_MAX
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -119,3 +122,30 @@ def test_a_message_too_long_is_refused_before_it_is_sent() -> None:
         ours.close()
         theirs.channel.close()
     run(body)
+
+
+@pytest.mark.parametrize("message", [
+    {"kind": "task", "task": "ab" * 32, "version": "\x1f" * VERSION_MAX, "token": "cd" * 32,
+     "have": f"{full_set(PIECES_MAX):x}"},
+    {"kind": "connection", "head": (b"x" * (HEAD_MAX + HEAD_READ)).hex(), "remote": ["::1", 1]},
+], ids=["pieces", "head"])
+def test_the_longest_that_is_said_comes_whole(message: Message) -> None:
+    async def body() -> None:
+        ours, theirs = ends()
+        ours._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 208 * 1024)   # Linux's bound
+        assert ours.send(message)
+        await theirs.until(1)
+        assert theirs.got == [(message, -1)]
+        ours.close()
+        theirs.channel.close()
+    run(body)
+
+
+def test_a_system_without_a_pair_to_spare_is_an_error_for_people(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    with pytest.raises(NetworkError, match="Too many open files"):
+        Channel.pair()
