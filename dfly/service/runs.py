@@ -46,7 +46,7 @@ class Runs:
         self._loop = asyncio.get_running_loop()
         self._fetches: Dict[int, Fetch] = {}
         self._settling: Dict[int, core.FetchRun] = {}   # all came; the word on some is due
-        self._refuted = 0                          # piece set: proved wrong while they waited for it
+        self._refuted = 0    # piece set: proved wrong while they waited for the word
         self._expired: Set[int] = set()            # cancelled by their deadline
         self._due: List[Tuple[float, int]] = []    # heap: deadline, run
         self._timer: Optional[asyncio.TimerHandle] = None
