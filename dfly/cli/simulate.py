@@ -18,6 +18,7 @@ from dfly.task import PIECES_MAX
 from dfly.units import format_duration, parse_duration, parse_rate, parse_size
 
 if TYPE_CHECKING:
+    from dfly.core.pacing import PaceLimits
     from dfly.sim.scenario import Fault, Outcome, Scenario
 
 HOSTS_MAX = 100_000
@@ -44,7 +45,10 @@ OPTIONS = (
     ("run-cost", "0", "TIME", "of a host for each lease that it serves, one by one"),
     ("report-cost", "0", "TIME", "of the manager for each report"),
     ("lease-cost", "0", "TIME", "of the manager for each lease"),
-    ("leases", "0", "N", "a second that the manager may grant; 0 = as production"),
+    ("leases", "0", "N", "a second that the manager may grant; 0, the default, is as production"),
+    ("reports", "0", "N", "a second that it may hear; 0, the default, is as production"),
+    ("gather", "0", "TIME",
+     "at most that a host gathers pieces for a report; 0, the default, is as production"),
     ("upload-slots", "16", "N", "leases that a host serves at once (default 16)"),
     ("manager-slots", "16", "N", "the same for the manager (default 16)"),
     ("join-every", "0", "TIME", "a host joins each TIME; 0, the default, is all at once"),
@@ -120,7 +124,6 @@ def command(args: argparse.Namespace) -> str:
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
-    from dfly.core.pacing import PaceLimits
     from dfly.core.scheduler import SchedulerLimits
     from dfly.sim.scenario import Scenario
     hosts = parse_at_least_one(args.hosts)
@@ -136,16 +139,23 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         manager_rack=_manager_rack(args), goodput=_share(args.goodput),
         startup_s=_fine_duration(args.startup), run_s=_fine_duration(args.run_cost),
         fact_s=_fine_duration(args.report_cost), lease_s=_fine_duration(args.lease_cost))
-    leases = parse_count(args.leases)
-    if leases:
-        pace = PaceLimits(leases_per_s=float(leases))
-        scenario = replace(scenario, limits=SchedulerLimits(pace=pace))
+    scenario = replace(scenario, limits=SchedulerLimits(pace=_pace(args)))
     pieces = scenario.geometry.piece_count
     assert pieces is not None
     if pieces > PIECES_MAX or pieces * hosts > PIECES_IN_ALL_MAX:
         raise UsageError(f"{hosts} hosts x {pieces} pieces are too many to simulate",
                          f"the most is {PIECES_IN_ALL_MAX}: use a larger --piece-size")
     return replace(scenario, faults=_faults(args, scenario))
+
+
+def _pace(args: argparse.Namespace) -> PaceLimits:
+    """What the manager can do: as in production, but for what is said otherwise."""
+    from dfly.core.pacing import PRODUCTION
+    leases, reports = float(parse_count(args.leases)), float(parse_count(args.reports))
+    return replace(PRODUCTION, leases_per_s=leases or PRODUCTION.leases_per_s,
+                   grants_per_s=leases or PRODUCTION.grants_per_s,
+                   reports_per_s=reports or PRODUCTION.reports_per_s,
+                   batch_max_s=_fine_duration(args.gather) or PRODUCTION.batch_max_s)
 
 
 def _faults(args: argparse.Namespace, scenario: Scenario) -> Tuple[Fault, ...]:

@@ -19,7 +19,7 @@ from dfly.clock import Clock
 from dfly.config import ServeSettings, join_address
 from dfly.core import events as core
 from dfly.core.cost import LocalityCost
-from dfly.core.pacing import PaceLimits
+from dfly.core.pacing import PRODUCTION
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
 from dfly.names import canonical_url
@@ -90,8 +90,6 @@ JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
 QUARANTINED_MAX = 10_000     # host ids remembered
-# About half of one core at some 60 us a report and 80 us a lease, sent: the rest is for storms.
-PACE = PaceLimits(reports_per_s=5_000, grants_per_s=6_000, batch_max_s=1.5, batch_floor=1.0)
 STEP_LEASES = 100            # granted in one turn of the loop: some 10 ms
 KEEP_S = 600.0               # a task without members stays open this long
 TEND_S = 30.0
@@ -110,7 +108,7 @@ class Manager:
         self.port = 0
         self.started_at = self.clock.now()
         self._rng = random.Random()
-        self._scheduler = Scheduler(SchedulerLimits(work_max=STEP_LEASES, pace=PACE),
+        self._scheduler = Scheduler(SchedulerLimits(work_max=STEP_LEASES, pace=PRODUCTION),
                                     LocalityCost(), random.Random())
         self._hosts: Dict[int, HostLink] = {}
         self._quarantined: Dict[bytes, None] = {}   # host ids, the oldest first
