@@ -21,6 +21,7 @@ def run(hosts: int, size: int, source_bps: float) -> Dict[str, Any]:
                  for number in range(hosts)]
         cluster.warm_up()
         idle_cpu = measure.cpu_seconds([role.process for role in cluster.roles])
+        measure.wake_memory(folder, (hosts + 1) * size)
         ends = measure.Finishers()
         copies = [folder / f"copy{number}" for number in range(hosts)]
         outs = [open(folder / f"out{number}", "wb") for number in range(hosts)]
