@@ -19,7 +19,7 @@ from dfly.task import Geometry, piece_size_for
 UNLIMITED_BPS = 1e12           # what a rate of 0 means: 8 Tbit/s
 QUANTA_WANTED = 400_000        # of all transfers together: what a run's time allows
 PARTS_MAX = 8                  # quanta in a piece at most
-QUANTA_MAX = 4_000_000         # beyond that, a quantum is several pieces
+QUANTA_MAX = 10_000_000        # beyond that, a quantum is several pieces
 
 
 @dataclass(frozen=True)
