@@ -177,7 +177,8 @@ def _merged(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
         if isinstance(value, dict):
             merged[key] = _merged(values)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            merged[key] = round(statistics.median(values), 3)
+            same = len(set(values)) == 1   # a count stays one
+            merged[key] = value if same else round(statistics.median(values), 3)
             if key == "seconds" and len(runs) > 1:
                 merged["seconds_min_max"] = [min(values), max(values)]
         else:
