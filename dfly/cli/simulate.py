@@ -123,12 +123,25 @@ def command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+def _check_fleet(args: argparse.Namespace) -> int:
+    """The number of hosts; UsageError if the other options don't suit it."""
+    hosts, racks, readers = (parse_count(args.hosts), parse_count(args.racks),
+                             parse_count(args.readers))
+    if not 1 <= hosts <= HOSTS_MAX:
+        raise UsageError(f"--hosts {hosts}: at least 1, at most {HOSTS_MAX}")
+    if racks > hosts:
+        raise UsageError(f"--racks {racks}: there are only {hosts} hosts to hang on them")
+    if readers > hosts:
+        raise UsageError(f"--readers {readers}: there are only {hosts} hosts")
+    if parse_rate(args.rack_rate) and not racks:
+        raise UsageError("--rack-rate without racks", "give their number by --racks")
+    return hosts
+
+
 def _scenario(args: argparse.Namespace) -> Scenario:
     from dfly.core.scheduler import SchedulerLimits
     from dfly.sim.scenario import Scenario
-    hosts = parse_at_least_one(args.hosts)
-    if hosts > HOSTS_MAX:
-        raise UsageError(f"--hosts {hosts}: at most {HOSTS_MAX}")
+    hosts = _check_fleet(args)
     scenario = Scenario(
         hosts, parse_size(args.size), parse_rate(args.host_rate), parse_rate(args.source_rate),
         piece_size=parse_size(args.piece_size), latency_s=_fine_duration(args.latency),

@@ -51,7 +51,7 @@ from dfly.service.ingest import Ingest, IngestLimits
 from dfly.service.load import Load
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served, task_asked_for
-from dfly.service.runtime import Ready, Tasks, run_role
+from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.swarms import Headers, LedTask, Swarms
 from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
@@ -194,9 +194,11 @@ class Manager:
             self._workers.start()
 
     async def _tend(self) -> None:
+        leftovers = Leftovers(self.store)
         while True:
             await asyncio.sleep(TEND_S)
             self.swarms.tend(KEEP_S)
+            leftovers.collect()
 
     def _ingest(self, spec: TaskSpec, headers: Headers) -> Ingest:
         limits = IngestLimits(connections=self.settings.source_connections,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from dfly.clock import Clock
 from dfly.config import join_address
 from dfly.digest import sha256
-from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
+from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire, printable
 from dfly.net.link import Link
 from dfly.net.stream import Stream, TimedOut
 from dfly.service.runtime import Tasks
@@ -60,6 +61,7 @@ BUSY_PATIENCE_S = 60.0   # a manager that stays busy for longer counts as gone
 DISTRUST_S = 600.0       # a manager that talked nonsense about a task isn't asked about it again
 EARLY_MAX = 10_000       # messages kept for a swarm between Accepted and `attach`
 PARENTS_MAX = 100_000    # hosts told on one link: beyond, it begins anew with an empty table
+_ADDRESS = re.compile(r"[0-9A-Za-z._:%-]{1,255}")   # a number or a name
 
 SwarmMessage = Union[Digests, Sized, Changed, TaskFailed, Lease, Revoke]
 Address = Tuple[str, int]
@@ -270,6 +272,9 @@ class ManagerLink:
     def _on_parent(self, message: Parent) -> None:
         if message.parent not in self.parents and len(self.parents) >= PARENTS_MAX:
             raise ProtocolError(f"manager {self.name} told more than {PARENTS_MAX} parents")
+        if not _ADDRESS.fullmatch(message.address) or not message.port:
+            raise ProtocolError(f"manager {self.name} told an impossible parent: "
+                                f"{printable(message.address[:80])!r}, port {message.port}")
         self.parents[message.parent] = (message.address, message.port)
 
     def _on_swarm_message(self, message: SwarmMessage) -> None:

@@ -38,7 +38,7 @@ from dfly.service.ingest import Ingest, IngestLimits, held_state
 from dfly.service.managers import LINK_WAIT_S, ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
-from dfly.service.runtime import Ready, Tasks, run_role
+from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
@@ -127,18 +127,23 @@ class Peer:
 
     async def _tend(self, stop: asyncio.Event) -> None:
         """Once a second: forget what is over, leave when idle for long enough."""
+        leftovers = Leftovers(self.store)
         while not stop.is_set():
             await asyncio.sleep(TEND_S)
-            for task_id, download in list(self._downloads.items()):
-                if download.is_over and not download.waiters:
-                    del self._downloads[task_id]
-                    await download.abandon(FileError("the file left the store"))
-                elif not download.is_done:
-                    self.touch()
+            await self._forget_over()
+            leftovers.collect()
             idle_s = self.clock.now() - self._active_at
             if 0 < self.settings.idle_exit_s < idle_s:
                 log.info("idle for %.0f s: leaving", idle_s)
                 self.stop_asked.set()
+
+    async def _forget_over(self) -> None:
+        for task_id, download in list(self._downloads.items()):
+            if download.is_over and not download.waiters:
+                del self._downloads[task_id]
+                await download.abandon(FileError("the file left the store"))
+            elif not download.is_done:
+                self.touch()
 
     def touch(self) -> None:
         """Something was asked of this daemon: it isn't idle."""

@@ -14,8 +14,10 @@ import sys
 from typing import Awaitable, Callable, Set
 
 from dfly.errors import printable
+from dfly.store import PieceStore
 
 GC_THRESHOLDS = (10_000, 10, 20)  # objects more than freed; rounds of the younger generation
+LEFTOVER_ROUNDS = 8                 # collections after tasks left the store, one a second in a peer
 
 Ready = Callable[[str], None]  # told once that the role serves, and where
 
@@ -57,6 +59,26 @@ def spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+class Leftovers:
+    """What files that left the store leave behind. A file is closed, and its room on the disk free,
+    when nobody refers to it any more; but downloads are full of cycles, few collections are made,
+    and some references last for seconds (fetches whose answers are watched for)."""
+
+    def __init__(self, store: PieceStore) -> None:
+        self._store = store
+        self._seen = store.dropped
+        self._rounds = 0   # to come
+
+    def collect(self) -> None:
+        """Now and then; it costs nothing while no task left the store."""
+        if self._store.dropped != self._seen:
+            self._seen = self._store.dropped
+            self._rounds = LEFTOVER_ROUNDS
+        if self._rounds:
+            self._rounds -= 1
+            gc.collect()
 
 
 def allow_descriptors() -> None:

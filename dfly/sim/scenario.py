@@ -164,7 +164,11 @@ def _grain(scenario: Scenario) -> Grain:
 
 def _limit_s(scenario: Scenario) -> float:
     """When to give a run up: long after any sensible end."""
-    return 600 + 50 * scenario.bound_s + scenario.hosts * scenario.join_every_s
+    pieces = scenario.geometry.piece_count or 0
+    return (600 + scenario.startup_s + scenario.hosts * scenario.join_every_s
+            + 50 * scenario.bound_s / scenario.goodput
+            + pieces * (50 * scenario.latency_s
+                        + scenario.hosts * (scenario.run_s + scenario.fact_s + scenario.lease_s)))
 
 
 def _join(swarm: SimSwarm, host: SimHost) -> Callable[[object], None]:

@@ -152,6 +152,10 @@ class PieceStore(Protocol):
     def host_id(self) -> bytes:
         """16 random bytes, made once; who this host is, whatever its name and address."""
 
+    @property
+    def dropped(self) -> int:
+        """Tasks that have left the store since it was opened, for whatever reason."""
+
     def open(self, task_id: str, version: str, geometry: Geometry, *, url: str = "",
              tag: str = "", digest: str = "") -> TaskFile:
         """Resume this version of the task or begin it; room is made for it (see `make_room`).

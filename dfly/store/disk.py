@@ -51,6 +51,7 @@ class DiskStore:
         self._live: weakref.WeakValueDictionary[str, PieceFile] = weakref.WeakValueDictionary()
         self._unfinished: weakref.WeakSet[PieceFile] = weakref.WeakSet()
         self._recent: Deque[PieceFile] = deque(maxlen=RECENT_FILES)
+        self.dropped = 0
         self._lock = threading.RLock()     # which file is a task's; never held while one is read
         self._opening = threading.Lock()   # two who open one task at once get one file
         self._lagging = False  # the last commit failed: marks don't try, the flusher does
@@ -277,6 +278,7 @@ class DiskStore:
             if file is not None and file in self._recent:
                 self._recent.remove(file)
             if row is not None:
+                self.dropped += 1
                 remove_folder(os.path.dirname(self._path(task_id)))
         if file is not None:
             file.forget(why)  # outside the lock: it calls watchers

@@ -61,4 +61,4 @@ def _check_possible(room: Room, used: int, size: int, evictable: int) -> None:
         f"{room.place} can't hold {format_size(size)} more: it may use "
         f"{format_size(room.capacity)}, of which {format_size(used - evictable)} are taken by "
         "tasks in use or pinned",
-        "free disk space, give the store a larger quota, or unpin tasks")
+        "free disk space, or give the store a larger quota")

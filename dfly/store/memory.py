@@ -41,6 +41,7 @@ class MemoryStore:
         self._uses = 0
         self._next_key = 1
         self._opening = threading.Lock()  # two who open one task at once get one file
+        self.dropped = 0
         self._lock = threading.RLock()
 
     def open(self, task_id: str, version: str, geometry: Geometry, *, url: str = "",
@@ -166,6 +167,7 @@ class MemoryStore:
             entry = self._entries.pop(task_id, None)
             if entry is not None:
                 del self._keys[entry.file.key]
+                self.dropped += 1
         if entry is not None:
             entry.file.forget(why)  # outside the lock: it calls watchers
         return entry is not None

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import random
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, List, Tuple
@@ -11,9 +13,10 @@ from typing import Any, List, Tuple
 import pytest
 
 from dfly.clock import Clock
-from dfly.errors import DflyError, DigestMismatch, NoSpace
+from dfly.errors import DflyError, DigestMismatch, FileError, NoSpace
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
+from dfly.service.runtime import Leftovers
 from dfly.service.wish import Wish
 from dfly.store.memory import MemoryStore
 from dfly.store.sink import PieceMismatch
@@ -136,6 +139,30 @@ def test_a_small_task_that_the_store_cant_take_fails_for_its_callers() -> None:
             await asyncio.wait_for(asyncio.shield(download.done), 5)
         assert download.is_over and ("leave", SWARM) in link.calls
     asyncio.run(run())
+
+
+def test_a_file_that_left_the_store_is_closed_once_its_download_is_put_away() -> None:
+    """Its room on the disk is free only then; downloads hang together in cycles."""
+    async def run() -> "weakref.ref[Any]":
+        download, file = download_of(10 * MIB)
+        store = download._means.store
+        leftovers = Leftovers(store)
+        link: Any = NotingLink()
+        download.start_led(link, accepted(10 * MIB))
+        assert store.remove(SPEC.task_id)
+        with pytest.raises(FileError):
+            await download.done
+        await download.abandon(FileError("put away"))
+        gone = weakref.ref(file)
+        del download, file
+        await asyncio.sleep(0)
+        leftovers.collect()
+        return gone
+    gc.disable()
+    try:
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
 
 
 def accepted(length: int) -> Accepted:

@@ -147,6 +147,22 @@ def test_a_manager_that_floods_a_link_with_parents_gets_a_new_one(
     with_manager(answer, story)
 
 
+@pytest.mark.parametrize("address, port", [
+    ("../../x y", 80), ("a\r\nEvil: 1", 80), ("", 80), ("a" * 256, 80), ("192.0.2.1", 0)])
+def test_a_manager_that_tells_an_impossible_parent_loses_its_link(address: str, port: int) -> None:
+    """What it says becomes the address of a connection, and a header."""
+    def answer(link: Link, message: Message) -> None:
+        if isinstance(message, Join):
+            link.send(Parent(1, port, address))
+            accept(link, message.request)
+
+    async def story(link: ManagerLink) -> None:
+        with pytest.raises(NetworkError):
+            await link.join(join, 10.0)
+        assert link.parents == {0: link.address}
+    with_manager(answer, story)
+
+
 async def lose_a_member(link: ManagerLink) -> None:
     """One joins, asks for a piece, and is gone by what the manager answers."""
     accepted = await link.join(join, 10.0)

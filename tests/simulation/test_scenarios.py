@@ -264,11 +264,20 @@ def test_the_command_that_repeats_a_run_has_all_of_its_options() -> None:
     assert shlex.split(shown.command(parser.parse_args(words))) == ["dfly", "simulate", *words]
 
 
+@pytest.mark.parametrize("words", (
+    ("--startup", "1h"), ("--goodput", "1e-7"), ("--latency", "20m"), ("--run-cost", "10m")))
+def test_slow_worlds_are_played_to_their_end(words: Tuple[str, ...]) -> None:
+    done = command("--hosts", "2", "--size", "1M", *words)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("words, what", (
     (("--hosts", "0"), "at least 1"), (("--hosts", "1000000"), "at most"),
     (("--size", "lots"), "not a size"), (("--host-rate", "fast"), "not a rate"),
     (("--latency", "soon"), "not a duration"), (("--lose", "5", "--hosts", "5"), "must be left"),
-    (("--piece-size", "1", "--size", "1G"), "too many")))
+    (("--piece-size", "1", "--size", "1G"), "too many"),
+    (("--racks", "6", "--hosts", "5"), "only 5 hosts"), (("--rack-rate", "1gbit"), "--racks"),
+    (("--readers", "6", "--hosts", "5"), "only 5 hosts")))
 def test_usage_errors_take_one_line(words: Tuple[str, ...], what: str) -> None:
     done = command(*words)
     assert done.returncode == 2 and done.stdout == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List
@@ -15,6 +16,7 @@ from tests.support import SourceServer
 from tests.system.scene import (
     PIECE,
     assert_failed,
+    becomes,
     clean_cluster,
     content_of,
     sent,
@@ -100,6 +102,18 @@ def test_the_same_host_again_takes_nothing_from_anyone(swarm: Swarm) -> None:
     assert target.read_bytes() == content and sent(swarm.source, "/again") == len(content)
 
 
+def open_files(role: Role) -> str:
+    """The names of what a process has open."""
+    folder = f"/proc/{role.process.pid}/fd"
+    names = []
+    for number in os.listdir(folder):
+        try:
+            names.append(os.readlink(f"{folder}/{number}"))
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return "\n".join(names)
+
+
 def test_what_was_removed_from_the_cache_comes_from_the_swarm_again(swarm: Swarm) -> None:
     content = content_of(4)
     url = swarm.source.add("/removed", content)
@@ -110,6 +124,7 @@ def test_what_was_removed_from_the_cache_comes_from_the_swarm_again(swarm: Swarm
     assert data.exists()
     removed = swarm.cluster.run("cache", "rm", got.last["task"], "--socket", other.socket)
     assert removed.code == 0 and not data.exists(), removed.err
+    assert becomes(lambda: str(data) not in open_files(other), 20.0)   # its room is free, too
     target = swarm.folder / "again-removed"
     got = swarm.get(other, url, "-O", str(target), "--json")
     assert got.code == 0 and target.read_bytes() == content and got.last["from_cache"] == 0
