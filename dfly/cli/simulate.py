@@ -123,27 +123,25 @@ def command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _check_fleet(args: argparse.Namespace) -> int:
-    """The number of hosts; UsageError if the other options don't suit it."""
-    hosts, racks, readers = (parse_count(args.hosts), parse_count(args.racks),
-                             parse_count(args.readers))
+def _check_fleet(scenario: Scenario) -> None:
+    """UsageError if the other options don't suit the number of hosts."""
+    hosts, racks, readers = scenario.hosts, scenario.racks, scenario.readers
     if not 1 <= hosts <= HOSTS_MAX:
         raise UsageError(f"--hosts {hosts}: at least 1, at most {HOSTS_MAX}")
     if racks > hosts:
         raise UsageError(f"--racks {racks}: there are only {hosts} hosts to hang on them")
     if readers > hosts:
         raise UsageError(f"--readers {readers}: there are only {hosts} hosts")
-    if parse_rate(args.rack_rate) and not racks:
+    if scenario.rack_bps and not racks:
         raise UsageError("--rack-rate without racks", "give their number by --racks")
-    return hosts
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
     from dfly.core.scheduler import SchedulerLimits
     from dfly.sim.scenario import Scenario
-    hosts = _check_fleet(args)
     scenario = Scenario(
-        hosts, parse_size(args.size), parse_rate(args.host_rate), parse_rate(args.source_rate),
+        parse_count(args.hosts), parse_size(args.size),
+        parse_rate(args.host_rate), parse_rate(args.source_rate),
         piece_size=parse_size(args.piece_size), latency_s=_fine_duration(args.latency),
         seed=parse_count(args.seed), join_every_s=parse_duration(args.join_every),
         upload_slots=parse_at_least_one(args.upload_slots),
@@ -151,12 +149,13 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         racks=parse_count(args.racks), rack_bps=parse_rate(args.rack_rate),
         manager_rack=_manager_rack(args), goodput=_share(args.goodput),
         startup_s=_fine_duration(args.startup), run_s=_fine_duration(args.run_cost),
-        fact_s=_fine_duration(args.report_cost), lease_s=_fine_duration(args.lease_cost))
-    scenario = replace(scenario, limits=SchedulerLimits(pace=_pace(args)))
+        fact_s=_fine_duration(args.report_cost), lease_s=_fine_duration(args.lease_cost),
+        limits=SchedulerLimits(pace=_pace(args)))
+    _check_fleet(scenario)
     pieces = scenario.geometry.piece_count
     assert pieces is not None
-    if pieces > PIECES_MAX or pieces * hosts > PIECES_IN_ALL_MAX:
-        raise UsageError(f"{hosts} hosts x {pieces} pieces are too many to simulate",
+    if pieces > PIECES_MAX or pieces * scenario.hosts > PIECES_IN_ALL_MAX:
+        raise UsageError(f"{scenario.hosts} hosts x {pieces} pieces are too many to simulate",
                          f"the most is {PIECES_IN_ALL_MAX}: use a larger --piece-size")
     return replace(scenario, faults=_faults(args, scenario))
 

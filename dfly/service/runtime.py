@@ -17,7 +17,7 @@ from dfly.errors import printable
 from dfly.store import PieceStore
 
 GC_THRESHOLDS = (10_000, 10, 20)  # objects more than freed; rounds of the younger generation
-LEFTOVER_ROUNDS = 8                 # collections after tasks left the store, one a second in a peer
+LEFTOVER_ROUNDS = 8  # collections after tasks left the store, one a second in a peer
 
 Ready = Callable[[str], None]  # told once that the role serves, and where
 

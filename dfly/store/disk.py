@@ -6,7 +6,9 @@
     ROOT/tasks/ab/ab12...ef/data   content of the task ab12...ef, sparse, room reserved
 
 What the index says is true of the files as long as the host hasn't crashed: rows are written
-after bytes, and deleted before them, so a folder without a row is rubbish and is swept at start.
+after bytes, so a folder without a row is rubbish and is swept at start. Of what is dropped the
+bytes go first (a full disk has no room for the index to say so): a row without a file is dropped
+when its task is looked for.
 After a crash of the host (another boot id) pieces that were never synced are doubtful: they are
 read again, against their digests, when their task is first opened. No name in here is made from
 anything but a checked task id.

@@ -7,8 +7,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 
+from dfly.clock import Clock
 from dfly.errors import FileError, NoSpace, StoreBusy
 from dfly.units import format_size
 
@@ -105,9 +105,10 @@ def _reserve(fd: int, size: int) -> None:
     """Most file systems note that room is taken and are done. In memory (or where libc must write
     to every block) each byte costs time: there, what doesn't come quickly is left to be found while
     writing, and the store counts it as promised until then."""
-    begun = time.monotonic()
+    clock = Clock()
+    until = clock.now() + RESERVE_S
     done = 0
-    while done < size and time.monotonic() - begun < RESERVE_S:
+    while done < size and clock.now() < until:
         step = min(max(done, RESERVE_SIZE), size - done)
         os.posix_fallocate(fd, done, step)
         done += step

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from dfly.errors import DflyError
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream
 from dfly.task import Geometry, full_set
+from tests.support import open_descriptors
 
 T = TypeVar("T")
 GUARD_S = 30.0   # a test that hangs ends here
@@ -37,14 +37,6 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
     leaked = open_descriptors() - before
     assert not leaked, leaked
     return result
-
-
-def open_descriptors() -> Set[str]:
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(f"{name}:{os.readlink('/proc/self/fd/' + name)}")
-    return {entry for entry in found if "/proc/" not in entry}
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List
@@ -12,7 +11,7 @@ from typing import Iterator, List
 import pytest
 
 from tests.cluster import Cluster, Got, Role
-from tests.support import SourceServer
+from tests.support import SourceServer, open_descriptors
 from tests.system.scene import (
     PIECE,
     assert_failed,
@@ -102,18 +101,6 @@ def test_the_same_host_again_takes_nothing_from_anyone(swarm: Swarm) -> None:
     assert target.read_bytes() == content and sent(swarm.source, "/again") == len(content)
 
 
-def open_files(role: Role) -> str:
-    """The names of what a process has open."""
-    folder = f"/proc/{role.process.pid}/fd"
-    names = []
-    for number in os.listdir(folder):
-        try:
-            names.append(os.readlink(f"{folder}/{number}"))
-        except FileNotFoundError:
-            pass  # closed meanwhile
-    return "\n".join(names)
-
-
 def test_what_was_removed_from_the_cache_comes_from_the_swarm_again(swarm: Swarm) -> None:
     content = content_of(4)
     url = swarm.source.add("/removed", content)
@@ -124,7 +111,8 @@ def test_what_was_removed_from_the_cache_comes_from_the_swarm_again(swarm: Swarm
     assert data.exists()
     removed = swarm.cluster.run("cache", "rm", got.last["task"], "--socket", other.socket)
     assert removed.code == 0 and not data.exists(), removed.err
-    assert becomes(lambda: str(data) not in open_files(other), 20.0)   # its room is free, too
+    assert becomes(lambda: not any(str(data) in entry     # its room is free, too
+                                   for entry in open_descriptors(str(other.process.pid))), 20.0)
     target = swarm.folder / "again-removed"
     got = swarm.get(other, url, "-O", str(target), "--json")
     assert got.code == 0 and target.read_bytes() == content and got.last["from_cache"] == 0
