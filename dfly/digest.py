@@ -18,7 +18,7 @@ else:
     Hash = object
 
 SHA256_SIZE = 32  # bytes
-_SIZES: Dict[str, int] = {"sha256": 32, "sha512": 64, "sha1": 20, "md5": 16}
+SIZES: Dict[str, int] = {"sha256": 32, "sha512": 64, "sha1": 20, "md5": 16}  # bytes
 STRONG = ("sha256", "sha512")
 
 
@@ -34,7 +34,7 @@ class Digest:
         """From 'sha256:<hex>' (also 'sha-256=<hex>', aria2's spelling)."""
         algorithm, colon, hexadecimal = text.replace("=", ":", 1).partition(":")
         algorithm = algorithm.strip().lower().replace("-", "")
-        size = _SIZES.get(algorithm)
+        size = SIZES.get(algorithm)
         try:
             value = bytes.fromhex(hexadecimal) if colon and hexadecimal.isalnum() else b""
         except ValueError:

@@ -90,3 +90,12 @@ def split_url(url: str) -> SplitResult:
     if not parts.hostname or not port_fits:
         raise UsageError(f"malformed URL {url!r}", "it names no host or no valid port")
     return parts
+
+
+def origin_of(url: str) -> str:
+    """'scheme://host:port' of a URL that dfly can fetch, the port always told: who may be told
+    the same secrets."""
+    parts = split_url(url)
+    assert parts.hostname is not None
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{parts.hostname.lower()}:{port}"

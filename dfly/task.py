@@ -7,15 +7,13 @@ whatever the count. Nothing here touches the network or the disk.
 """
 from __future__ import annotations
 
-import base64
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Iterable, Iterator, Optional, Tuple
-from urllib.parse import unquote, urlunsplit
 
 from dfly.digest import Digest
 from dfly.errors import ProtocolError
-from dfly.names import canonical_url, split_url
+from dfly.names import canonical_url
 from dfly.units import KIB, MIB
 
 PIECE_SIZE_MIN = 256 * KIB
@@ -24,18 +22,40 @@ PIECES_WANTED = 1024     # the smallest piece size that keeps a task at this man
 PIECES_MAX = 1 << 20     # bound for what a remote may claim: 16 TiB in 16 MiB pieces
 INLINE_MAX = 64 * KIB    # a task up to this size rides in the answer to Join
 VERSION_MAX = 512        # bytes of a version on the wire
-
+MIRRORS_MAX = 32         # other URLs of one content
+VOUCHED_MAX = 8_192      # piece hashes told beforehand (Metalink): a quarter of a MiB of SHA-256
 
 
 # ------------------------------------------------------------------------------ identity
 @dataclass(frozen=True)
+class Vouched:
+    """Digests of a content's parts that were told beforehand (a Metalink's): part i is bytes
+    [i * length, (i + 1) * length), the last may be short; `values` are raw, one after the other."""
+
+    algorithm: str
+    length: int
+    values: bytes
+
+    @property
+    def fits(self) -> bool:
+        """True if pieces can be cut so that each is a whole number of parts."""
+        return 0 < self.length <= PIECE_SIZE_MAX and self.length & (self.length - 1) == 0
+
+
+@dataclass(frozen=True)
 class TaskSpec:
-    """What a user asks for. `filters` = names of query parameters that don't matter."""
+    """What a user asks for. `filters` = names of query parameters that don't matter; `mirrors` =
+    other URLs of the same content; `span` = only bytes [start, stop) of it, stop None = its end,
+    a negative start counts from the end; `trust` = Access.trust_name of whoever asks."""
 
     url: str
     tag: str = ""
     filters: Tuple[str, ...] = ()
     digest: Optional[Digest] = None
+    mirrors: Tuple[str, ...] = ()
+    span: Optional[Tuple[int, Optional[int]]] = None
+    trust: str = ""
+    vouched: Optional[Vouched] = None
 
     @property
     def task_id(self) -> str:
@@ -45,35 +65,32 @@ class TaskSpec:
             seal.update(b"dfly task by digest\0" + str(self.digest).encode())
         else:
             for part in (b"dfly task by url", canonical_url(self.url, self.filters).encode(),
-                         self.tag.encode("utf-8", "surrogatepass")):
+                         self.tag.encode("utf-8", "surrogatepass"), *self._particulars()):
                 seal.update(len(part).to_bytes(4, "big") + part)
         return seal.hexdigest()
 
-
-def login_apart(spec: TaskSpec, headers: Tuple[Tuple[str, str], ...]
-                ) -> Tuple[TaskSpec, Tuple[Tuple[str, str], ...]]:
-    """User and password out of the URL and into a header: what is a secret may go to the source
-    only, and makes the content private, however it was given."""
-    parts = split_url(spec.url)
-    if parts.username is None and parts.password is None:
-        return spec, headers
-    if not any(name.lower() == "authorization" for name, _ in headers):
-        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        basic = base64.b64encode(login.encode()).decode("ascii")
-        headers += (("Authorization", f"Basic {basic}"),)
-    place = parts.netloc.rpartition("@")[2]
-    return replace(spec, url=urlunsplit(parts._replace(netloc=place))), headers
+    def _particulars(self) -> Iterator[bytes]:
+        """What makes another content of the same URL, or of whom its bytes may be."""
+        for mirror in self.mirrors:
+            yield b"mirror " + canonical_url(mirror, self.filters).encode()
+        if self.span is not None:
+            yield f"span {self.span[0]} {self.span[1]}".encode()
+        if self.trust:
+            yield b"trust " + self.trust.encode()
 
 
 # ------------------------------------------------------------------------------ geometry
-def piece_size_for(length: Optional[int]) -> int:
-    """Bytes per piece: smallest power of two within bounds for at most PIECES_WANTED pieces.
+def piece_size_for(length: Optional[int], vouched: Optional[Vouched] = None) -> int:
+    """Bytes per piece: smallest power of two within bounds for at most PIECES_WANTED pieces, and
+    not less than the parts whose digests are told.
 
     An unknown length gets 1 MiB: 1,024 pieces hold a GiB, and PIECES_MAX a TiB.
     """
-    if length is None:
-        return MIB
     size = PIECE_SIZE_MIN
+    if vouched is not None and vouched.fits:
+        size = max(size, vouched.length)
+    if length is None:
+        return max(size, MIB)
     while size < PIECE_SIZE_MAX and size * PIECES_WANTED < length:
         size *= 2
     return size

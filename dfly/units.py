@@ -10,6 +10,10 @@ import re
 
 from dfly.errors import UsageError
 
+TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
+if TYPE_CHECKING:
+    from typing import Optional
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -56,6 +60,17 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise UsageError(f"not a duration: {text!r}", "write it like 90, 250ms, 5min or 2h")
     return float(match.group(1)) * _SPAN_S[match.group(2).lower()]
+
+
+def parse_http_date(text: str) -> Optional[float]:
+    """Seconds since 1970 of an HTTP date (RFC 9110 5.6.7); None if it isn't one."""
+    from datetime import timezone
+    from email.utils import parsedate_to_datetime  # a megabyte, only where there are dates
+    try:
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
 
 
 def format_size(size: float) -> str:

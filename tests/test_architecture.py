@@ -20,7 +20,7 @@ from dfly.cli import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dfly"
 
-WORDS = ("errors", "units", "clock", "digest", "names", "task")
+WORDS = ("errors", "units", "clock", "digest", "names", "task", "access")
 # What modules of a floor may import from dfly, beside their own folder.
 FLOORS: Dict[str, Tuple[str, ...]] = {
     **dict.fromkeys(WORDS, WORDS),

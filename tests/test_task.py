@@ -124,12 +124,3 @@ def test_a_claim_of_pieces_that_cannot_exist_is_refused() -> None:
 
 
 # ------------------------------------------------------------------------------- secrets
-def test_a_login_in_the_url_becomes_a_header() -> None:
-    spec, headers = t.login_apart(t.TaskSpec("http://us%40er:p%3Aw@files.example:81/a?b#c"), ())
-    assert spec.url == "http://files.example:81/a?b#c"
-    assert headers == (("Authorization", "Basic dXNAZXI6cDp3"),)   # us@er:p:w
-    spec, headers = t.login_apart(t.TaskSpec("http://u:p@files.example/a"),
-                                (("authorization", "Bearer key"),))
-    assert spec.url == "http://files.example/a" and headers == (("authorization", "Bearer key"),)
-    plain = t.TaskSpec("http://files.example/@a:b", "tag")
-    assert t.login_apart(plain, ()) == (plain, ())

@@ -23,24 +23,14 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """What POST /v1/get takes, by the same names (dfly(7), local interface). `digest` names the
-    content (sha256:...), `check` is another digest, checked at the end."""
+    """What POST /v1/get and /v1/look take, by the same names (dfly(7), local interface)."""
 
-    def __init__(self, url: str, *, tag: str = "", filters: Tuple[str, ...] = (), digest: str = "",
-                 check: str = "", headers: Tuple[Tuple[str, str], ...] = (),
-                 no_source: bool = False, limit_bps: float = 0.0, timeout_s: float = 30.0,
-                 tries: int = 20, streaming: bool = False) -> None:
+    def __init__(self, url: str, **asked: Any) -> None:
         self.url = url
-        self.tag = tag
-        self.filters = filters
-        self.digest = digest
-        self.check = check
-        self.headers = headers
-        self.no_source = no_source
-        self.limit_bps = limit_bps
-        self.timeout_s = timeout_s
-        self.tries = tries
-        self.streaming = streaming
+        self.asked = asked
+
+    def to_json(self) -> Dict[str, Any]:
+        return {"url": self.url, **self.asked}
 
 
 class Download:
@@ -86,7 +76,7 @@ class Download:
             return self.target.put(str(done["path"]), fd)
 
     def _begin(self) -> Answer:
-        return ask(self._socket_path, "POST", "/v1/get", vars(self.request), timeout_s=None,
+        return ask(self._socket_path, "POST", "/v1/get", self.request.to_json(), timeout_s=None,
                    events=True).check()
 
     def _follow(self, answer: Answer, on_event: Callable[[Event], None],

@@ -22,7 +22,7 @@ def file_for(store: PieceStore, accepted: Accepted, spec: TaskSpec) -> TaskFile:
 def file_from_source(store: PieceStore, spec: TaskSpec, content: Content) -> TaskFile:
     """The store's file for what a source was found to have (blocking, too)."""
     return _open(store, spec, content.version.token,
-                 Geometry(content.length, piece_size_for(content.length)))
+                 Geometry(content.length, piece_size_for(content.length, spec.vouched)))
 
 
 def _open(store: PieceStore, spec: TaskSpec, version: str, geometry: Geometry) -> TaskFile:

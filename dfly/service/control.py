@@ -10,28 +10,28 @@ import asyncio
 import json
 import logging
 from dataclasses import asdict
-from typing import Any, AsyncIterator, Dict, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, AsyncIterator, Dict, List, Optional, Protocol, Sequence
 
 from dfly import __version__
+from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.config import PeerSettings
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
 from dfly.names import canonical_url, is_task_id
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
-from dfly.service.download import TaskDownload
+from dfly.service.download import Started, TaskDownload
 from dfly.service.managers import Managers
 from dfly.service.metrics import Metrics
-from dfly.service.wish import Wish
-from dfly.source import SourceChanged
-from dfly.source.http import checked_headers
+from dfly.service.wish import Seen, Wish, wish_of
+from dfly.source import SourceChanged, Version
 from dfly.store import PieceStore
-from dfly.task import TaskSpec, login_apart, members, run_set
+from dfly.task import members, run_set
 from dfly.wire.http11 import RangeError, format_content_range, parse_range
 
 log = logging.getLogger("dfly.control")
 
-WISH_MAX = 256 * 1024       # bytes of a POST /v1/get
+WISH_MAX = 1 << 20          # bytes of a POST /v1/get: a CA bundle and piece hashes with it
 PROGRESS_S = 0.4            # between two lines of progress
 RESTARTS_MAX = 3            # a source that changes more often than this can't be fetched
 NDJSON = "application/x-ndjson"
@@ -54,7 +54,9 @@ class Daemon(Protocol):
 
     def download_of(self, task_id: str) -> Optional[TaskDownload]: ...
 
-    async def start(self, wish: Wish) -> TaskDownload: ...
+    async def start(self, wish: Wish) -> Started: ...
+
+    async def look(self, wish: Wish) -> Seen: ...
 
     async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None: ...
 
@@ -83,6 +85,9 @@ class Control:
         if parts == ["v1", "get"] and method == "POST":
             wish = wish_of(_json(await request.read_body(WISH_MAX)))
             return Response(200, [("Content-Type", NDJSON)], self._news(wish))
+        if parts == ["v1", "look"] and method == "POST":
+            wish = wish_of(_json(await request.read_body(WISH_MAX)))
+            return json_response(_seen(await self._peer.look(wish)))
         if parts == ["v1", "status"] and method == "GET":
             return json_response(self._brief() if "brief" in request.query else self._status())
         if parts == ["v1", "stop"] and method == "POST":
@@ -133,7 +138,7 @@ class Control:
         manager's answer, all at once."""
         peer = self._peer
         began_at = peer.clock.now()
-        download = await peer.start(wish)
+        download, facts = await peer.start(wish)
         before = download.received.pieces
         download.waiters += 1
         download.file.hold()
@@ -141,7 +146,7 @@ class Control:
             events = [{"event": "accepted", "task": download.file.task_id,
                        "length": download.file.geometry.length,
                        "via": "manager" if download.led_by else "source",
-                       "manager": download.led_by}]
+                       "manager": download.led_by, **_told(download.file.version, facts)}]
             warned = ""
             if wish.checks or not _has_come(download):
                 yield events
@@ -238,6 +243,20 @@ class Control:
         }
 
 
+def _told(version: str, facts: SourceFacts) -> Dict[str, Any]:
+    """What a source said beside the content, as events show it."""
+    try:
+        modified = Version.parse(version).last_modified
+    except ProtocolError:   # a newer manager's way of writing versions
+        modified = ""
+    return {"last_modified": modified, "facts": facts.to_json()}
+
+
+def _seen(seen: Seen) -> Dict[str, Any]:
+    return {"length": seen.length, "via": "manager" if seen.manager else "source",
+            "manager": seen.manager, **_told(seen.version, seen.facts)}
+
+
 def _has_come(download: TaskDownload) -> bool:
     return download.done.done() and download.done.exception() is None
 
@@ -308,29 +327,6 @@ def shown_url(download: TaskDownload) -> str:
         return printable(canonical_url(download.wish.spec.url).partition("?")[0])
     except UsageError:
         return ""
-
-
-def wish_of(asked: Dict[str, Any]) -> Wish:
-    """A Wish from the JSON of POST /v1/get; UsageError for what can't be one."""
-    try:
-        filters, headers = asked.get("filters", []), asked.get("headers", [])
-        pairs: Tuple[Tuple[str, str], ...] = tuple((str(k), str(v)) for k, v in headers)
-        digest = Digest.parse(asked["digest"]) if asked.get("digest") else None
-        checks = [Digest.parse(text) for text in str(asked.get("check", "")).split() if text]
-        spec = TaskSpec(str(asked["url"]), str(asked.get("tag", "")),
-                        tuple(str(name) for name in filters), digest)
-        spec, pairs = login_apart(spec, pairs)
-        wish = Wish(spec, pairs, tuple(dict.fromkeys([*([digest] if digest else []), *checks])),
-                    bool(asked.get("no_source")), bool(asked.get("streaming")),
-                    float(asked.get("limit_bps", 0)), float(asked.get("timeout_s", 30)),
-                    int(asked.get("tries", 5)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"malformed request: {error!r}") from None
-    canonical_url(spec.url)  # refuses, in one line, what can't be fetched
-    checked_headers(wish.headers)
-    if wish.limit_bps < 0 or not wish.timeout_s > 0 or wish.tries < 1:
-        raise UsageError("a limit, timeout or number of tries that can't be")
-    return wish
 
 
 def _json(body: bytes) -> Dict[str, Any]:

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Optional, Sequence, Type
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Type
 
+from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.core import download as core
 from dfly.digest import sha256
@@ -23,6 +24,7 @@ from dfly.errors import (
     NoSpace,
     ProtocolError,
     ServerError,
+    TlsError,
     error_from_wire,
 )
 from dfly.net.fetching import Lines
@@ -59,8 +61,9 @@ from dfly.wire.messages import (
 
 log = logging.getLogger("dfly.download")
 
-# Errors that a manager has itself and this host need not: with its network, its disk.
-MANAGERS_OWN = (NetworkError, NoSpace, FileError)
+# Errors that a manager has itself and this host need not: with its network, its disk, whom it
+# trusts.
+MANAGERS_OWN = (NetworkError, TlsError, NoSpace, FileError)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,13 @@ class Means:
     ingest: Callable[[Wish, Sequence[Limiter]], Ingest]
 
 
+class Started(NamedTuple):
+    """A download for one who asked for it, and what the source said to him."""
+
+    download: TaskDownload
+    facts: SourceFacts
+
+
 class TaskDownload:
     """One version of one task on this host."""
 
@@ -89,6 +99,7 @@ class TaskDownload:
         self.warning = ""
         self.waiters = 0
         self.started_at = means.clock.now()
+        self.facts = SourceFacts()   # what the source said; nobody's cookies
         self.led_by = ""        # the manager that leads or led
         self.done: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(_retrieve)
@@ -198,11 +209,11 @@ class TaskDownload:
         self._let_go()
 
     def _let_go(self) -> None:
-        """From now on the file may be evicted, and what a caller's headers said is forgotten."""
+        """From now on the file may be evicted, and what was a caller's secret is forgotten."""
         if self._held:
             self._held = False
             self.file.release()
-        self.wish = replace(self.wish, headers=())
+        self.wish = replace(self.wish, access=self.wish.access.without_secrets())
 
     # -------------------------------------------------------------------------- machine
     def _step(self, event: core.Event) -> None:
@@ -414,7 +425,7 @@ class TaskDownload:
 
     def _join(self, request: int) -> Join:
         return Join(request, self.wish.spec, self.file.version, self.file.geometry.piece_size,
-                    self.file.have, self.wish.headers, self.wish.flags)
+                    self.file.have, self.wish.access, self.wish.flags)
 
     def _offer(self, request: int) -> Offer:
         geometry = self.file.geometry

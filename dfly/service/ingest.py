@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, replace
 from random import Random
 from typing import (
@@ -31,6 +32,7 @@ from typing import (
     Tuple,
 )
 
+from dfly.access import Access, Manners, SourceFacts
 from dfly.clock import Clock
 from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, ServerError
 from dfly.service.intake import ContentSink, Enough, Intake, Meter, WholeDigest
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MAX_S = 60.0   # a source that asks for a longer pause gets this one
-BACKOFF_MAX_S = 30.0
+DOUBLINGS_MAX = 20         # of the pause between tries
 PROBE_SIZE = 1             # bytes asked for where none may be needed: some sources never say 304
 BEGIN_TRIES = 2            # of a network failure at the very start: don't keep the user waiting
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
@@ -70,7 +72,7 @@ class IngestLimits:
     """`tries` = failures in a row, without a new piece between, until we give up."""
 
     connections: int = 4
-    tries: int = 5
+    tries: int = 0             # 0: as many as the caller's manners say, else no more than these
     backoff_s: float = 0.5
     window_pieces: int = 8
     limiters: Sequence[Limiter] = ()
@@ -85,19 +87,20 @@ class Content:
     ranges: bool
     unchanged: bool
     final_url: str
-    file_name: str = ""
+    authorised: bool = False          # the source was told a secret of the caller
+    facts: SourceFacts = SourceFacts()
 
 
 class Ingest:
     """One task's way from its source. `pause` is asyncio.sleep; tests put a recorder there."""
 
     def __init__(self, source: Source, spec: TaskSpec,
-                 headers: Sequence[Tuple[str, str]] = (), *,
+                 access: Access = Access(), *,
                  limits: IngestLimits = IngestLimits(), clock: Optional[Clock] = None,
                  rng: Optional[Random] = None,
                  pause: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self._source = source
-        self._headers = tuple(headers)
+        self._access = access
         self._content: Optional[Content] = None
         self._body: Optional[SourceBody] = None    # begin's, until fetch takes it
         self._shortcut = ""
@@ -113,6 +116,17 @@ class Ingest:
     def source_bytes(self) -> int:
         """Content bytes received from the source so far."""
         return self.meter.received
+
+    @property
+    def manners(self) -> Manners:
+        """The caller's."""
+        return self._access.manners
+
+    @property
+    def tries(self) -> float:
+        """Failures in a row until we give up."""
+        wanted = self.manners.tries or math.inf
+        return min(wanted, self.limits.tries) if self.limits.tries else wanted
 
     @property
     def place(self) -> str:
@@ -143,7 +157,7 @@ class Ingest:
         length = body.total if version.length is None else version.length
         ranged = body.ranged or (body.unchanged and length is not None)
         self._content = Content(version, length, ranged and not self.ranges_broken, same,
-                                body.final_url, body.file_name)
+                                body.final_url, body.authorised, body.facts)
         self._shortcut = body.final_url if body.redirected else ""
         if body.unchanged:
             await body.close()
@@ -156,7 +170,7 @@ class Ingest:
         """The first window, or all of it where the source can't tell one properly."""
         window = self.limits.window_pieces * PIECE_SIZE_MIN
         end = start + window if stop is None else min(stop, start + window)
-        request = SourceRequest(self.spec.url, self._headers, start, end, unless=known)
+        request = SourceRequest(self.spec.url, self._access, start, end, unless=known)
         try:
             return await self._source.open(request)
         except RangesBroken as error:
@@ -167,7 +181,7 @@ class Ingest:
             if start > 0:    # what we knew was longer: another version, then
                 return await self._first(known, 0, None)
             self.lose_ranges(error)
-        return await self._source.open(SourceRequest(self.spec.url, self._headers, unless=known))
+        return await self._source.open(SourceRequest(self.spec.url, self._access, unless=known))
 
     def lose_ranges(self, why: DflyError) -> None:
         log.warning("%s; going on without ranges", why.what)
@@ -203,7 +217,7 @@ class Ingest:
         """Ask for bytes [start, stop) of the version begun with, or for the whole of it."""
         assert self._content is not None
         version = self._content.version
-        request = SourceRequest(self.spec.url, self._headers, start if ranged else 0,
+        request = SourceRequest(self.spec.url, self._access, start if ranged else 0,
                                 stop if ranged else None, if_version=version,
                                 shortcut=self._shortcut)
         try:
@@ -225,7 +239,8 @@ class Ingest:
 
     async def pause(self, failures: int, error: DflyError) -> None:
         """Wait before the next try: twice as long each time, with jitter, or as told."""
-        delay_s = min(BACKOFF_MAX_S, self.limits.backoff_s * 2.0 ** (failures - 1))
+        delay_s = min(self._access.manners.retry_wait_s,
+                      self.limits.backoff_s * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
         delay_s *= 0.5 + self._rng.random()
         told_s = getattr(error, "retry_after_s", None)
         if told_s is not None:
@@ -245,10 +260,11 @@ class Attempts:
     async def failed(self, error: DflyError, *, progress: bool = False) -> None:
         """Return when it's time to try again, or raise `error`."""
         self._failures = 1 if progress else self._failures + 1
-        tries = self._ingest.limits.tries
-        if self._beginning and not isinstance(error, SourceRefused):
+        tries = self._ingest.tries
+        manners = self._ingest.manners
+        if self._beginning and not isinstance(error, SourceRefused) and not manners.retry_refused:
             tries = min(tries, BEGIN_TRIES)
-        if not _is_transient(error):
+        if not _is_transient(error, manners.retry_statuses):
             raise error
         if self._failures >= tries:
             if self._failures > 1:
@@ -260,9 +276,9 @@ class Attempts:
         await self._ingest.pause(self._failures, error)
 
 
-def _is_transient(error: DflyError) -> bool:
+def _is_transient(error: DflyError, statuses: Sequence[int]) -> bool:
     if isinstance(error, SourceRefused):
-        return error.status in TRANSIENT
+        return error.status in TRANSIENT or error.status in statuses
     return isinstance(error, (NetworkError, PieceMismatch, Truncated))
 
 

@@ -12,9 +12,10 @@ import logging
 import random
 from collections import deque
 from ipaddress import ip_address, ip_network
-from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type
+from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type, Union
 
 from dfly import __version__
+from dfly.access import Access, SourceFacts, settled
 from dfly.clock import Clock
 from dfly.config import ServeSettings, join_address
 from dfly.core import events as core
@@ -52,14 +53,16 @@ from dfly.service.load import Load
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served, task_asked_for
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
-from dfly.service.swarms import Headers, LedTask, Swarms
+from dfly.service.sources import looked, source_for, weight_of
+from dfly.service.swarms import LedTask, Swarms
 from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
 from dfly.store.disk import DiskStore
-from dfly.task import TaskSpec, count_of, full_set, login_apart, run_set, runs_of
+from dfly.task import TaskSpec, count_of, full_set, run_set, runs_of
 from dfly.wire.messages import (
     LINK_PROTOCOL,
+    LOOK,
     STREAMING,
     Accepted,
     Busy,
@@ -86,6 +89,7 @@ from dfly.wire.session import Role, Session
 
 log = logging.getLogger("dfly.manager")
 
+TRIES_MAX = 5                # of a source, whatever a caller asks: he may ask again
 JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
@@ -200,10 +204,11 @@ class Manager:
             self.swarms.tend(KEEP_S)
             leftovers.collect()
 
-    def _ingest(self, spec: TaskSpec, headers: Headers) -> Ingest:
-        limits = IngestLimits(connections=self.settings.source_connections,
+    def _ingest(self, spec: TaskSpec, access: Access) -> Ingest:
+        limits = IngestLimits(connections=self.settings.source_connections, tries=TRIES_MAX,
                               limiters=(self._source_limit,))
-        return Ingest(HttpSource(self._client), spec, headers, limits=limits, rng=self._rng)
+        return Ingest(source_for(spec, HttpSource(self._client)), spec, access, limits=limits,
+                      rng=self._rng)
 
     # --------------------------------------------------------------------------- machine
     def decide(self, event: core.Event) -> None:
@@ -348,14 +353,17 @@ class Manager:
             self._send_away(host, "overload", self._load.excess)
             return
         host.joins += 1
-        size = self._load.join_waits(sum(len(name) + len(value) for name, value in join.headers))
+        size = self._load.join_waits(weight_of(join.spec, join.access))
         self._tasks.start(self._admit(host, join, size))
 
     async def _admit(self, host: HostLink, join: Join, size: int) -> None:
         try:
             # What can't be fetched is refused in one line.
-            spec, headers = login_apart(join.spec, join.headers)
-            task = await self.swarms.lead(spec, headers)
+            spec, access = settled(join.spec, join.access)
+            if join.flags & LOOK:
+                host.link.send(looked(join.request, spec, await self.swarms.look(spec, access)))
+                return
+            task, facts = await self.swarms.lead(spec, access)
         except DflyError as error:
             host.link.send(refusal(join.request, error))
             return
@@ -368,8 +376,7 @@ class Manager:
         held = 0
         if join.version == task.file.version and join.piece_size == task.file.geometry.piece_size:
             held = self._possible(task, join.have)
-        self._accept(host, task, join.request, held, wants=True,
-                     urgent=bool(join.flags & STREAMING))
+        self._accept(host, task, join, held, facts)
 
     def _possible(self, task: LedTask, have: int) -> int:
         """What a peer claims to hold, less pieces that can't exist."""
@@ -378,23 +385,24 @@ class Manager:
             count = task.file.have.bit_length()
         return have & full_set(count)
 
-    def _accept(self, host: HostLink, task: LedTask, request: int, held: int, *, wants: bool,
-                urgent: bool = False) -> None:
+    def _accept(self, host: HostLink, task: LedTask, asked: Union[Join, Offer], held: int,
+                facts: SourceFacts = SourceFacts()) -> None:
         geometry = task.file.geometry
+        wants = isinstance(asked, Join)
         inline: Optional[bytes] = None
         if task.inline and wants and task.file.complete:   # else its pieces follow as they come
             assert geometry.length is not None
             inline = task.file.read(0, geometry.length)
-        host.link.send(Accepted(request, task.swarm, task.task_id, task.file.version,
+        host.link.send(Accepted(asked.request, task.swarm, task.task_id, task.file.version,
                                 geometry.length, geometry.piece_size, task.token,
-                                held != 0, inline))
+                                held != 0, inline, facts))
         if inline is not None:
             return  # it has everything, and nobody needs it as a parent
         host.swarms.setdefault(task.swarm, Member())
         task.members.add(host.number)
         self._news.tell(host, task)
         first = None
-        if urgent:
+        if isinstance(asked, Join) and asked.flags & STREAMING:
             first = next((first for first, _ in runs_of(~held & full_set(
                 geometry.piece_count or held.bit_length() + 1))), None)
         self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first))
@@ -424,8 +432,7 @@ class Manager:
             if (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length)):
-                self._accept(host, task, offer.request, self._possible(task, offer.have),
-                             wants=False)
+                self._accept(host, task, offer, self._possible(task, offer.have))
 
     def _on_have(self, host: HostLink, have: Have) -> None:
         task = self._task_of(host, have.swarm)

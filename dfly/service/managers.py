@@ -289,7 +289,8 @@ class ManagerLink:
     def _on_answer(self, message: Union[Accepted, Refused]) -> None:
         future = self._requests.pop(message.request, None)
         if future is None or future.done():
-            if isinstance(message, Accepted) and message.swarm not in self._swarms:
+            if isinstance(message, Accepted) and message.swarm and (
+                    message.swarm not in self._swarms):
                 self.leave(message.swarm)  # whoever asked has gone
             return
         if isinstance(message, Refused):
@@ -298,7 +299,8 @@ class ManagerLink:
                 error.status = message.status  # type: ignore[attr-defined]
             future.set_exception(error)
         else:
-            self._swarms.setdefault(message.swarm, _Swarm(None, []))
+            if message.swarm:   # 0: we only looked
+                self._swarms.setdefault(message.swarm, _Swarm(None, []))
             future.set_result(message)
 
     # --------------------------------------------------------------------------- saying
@@ -320,6 +322,14 @@ class ManagerLink:
             self._joining -= 1
             if not self._joining:
                 self._left.clear()
+
+    async def look(self, join: Callable[[int], Join], timeout_s: float) -> Accepted:
+        """What the source has, by a Join that only looks."""
+        accepted = await self._ask(join, timeout_s)
+        if accepted.swarm:
+            self.leave(accepted.swarm)
+            raise ProtocolError(f"manager {self.name} can't just look: it is older")
+        return accepted
 
     async def _ask(self, join: Callable[[int], Union[Join, Offer]],
                    timeout_s: Optional[float]) -> Accepted:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+from dataclasses import replace
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence
 from weakref import WeakValueDictionary
@@ -33,19 +34,21 @@ from dfly.net.mover import Movers
 from dfly.service.content import check_content, discard, file_for, file_from_source
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
-from dfly.service.download import MANAGERS_OWN, Means, TaskDownload
+from dfly.service.download import MANAGERS_OWN, Means, Started, TaskDownload
 from dfly.service.ingest import Ingest, IngestLimits, held_state
 from dfly.service.managers import LINK_WAIT_S, ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
-from dfly.service.wish import Wish
-from dfly.source import SourceChanged
+from dfly.service.sources import source_for
+from dfly.service.wish import Seen, Wish
+from dfly.source import SourceChanged, Version
 from dfly.source.http import HttpSource
 from dfly.store import PieceStore, TaskFile
 from dfly.store.disk import DiskStore
 from dfly.task import TaskSpec
-from dfly.wire.messages import Accepted, Hello, Join
+from dfly.units import parse_http_date
+from dfly.wire.messages import LOOK, Accepted, Hello, Join
 
 log = logging.getLogger("dfly.peer")
 
@@ -173,7 +176,7 @@ class Peer:
     def downloads(self) -> List[TaskDownload]:
         return list(self._downloads.values())
 
-    async def start(self, wish: Wish) -> TaskDownload:
+    async def start(self, wish: Wish) -> Started:
         """The download that fulfils the wish, found or begun. Every caller is checked anew: by
         the manager, or by the source itself."""
         self.touch()
@@ -182,21 +185,23 @@ class Peer:
         async with lock:
             return await self._start(wish, task_id)
 
-    async def _start(self, wish: Wish, task_id: str) -> TaskDownload:
-        why = ""
-        for link in self.managers.for_task(task_id):
+    async def _start(self, wish: Wish, task_id: str) -> Started:
+        why = _why_alone(wish)
+        for link in [] if wish.alone or why else self.managers.for_task(task_id):
             if not await link.opened(LINK_WAIT_S):
                 why = _trouble(link, link.refused or NetworkError("no answer"))
                 continue
             held = await asyncio.to_thread(self.store.find, task_id)
             try:
                 accepted = await link.join(partial(_join, wish, held),
-                                           max(LINK_WAIT_S, wish.timeout_s))
+                                           wish.patience_s)
             except MANAGERS_OWN as error:
                 why = _trouble(link, error)
                 continue
             try:
-                return await self._adopt(link, accepted, wish)
+                download = await self._adopt(link, accepted, wish)
+                download.facts = replace(accepted.facts, cookies=())
+                return Started(download, accepted.facts)
             except ProtocolError as error:   # it accepted what can't be
                 link.leave(accepted.swarm)
                 self.managers.distrust(task_id, link.address)
@@ -222,11 +227,33 @@ class Peer:
         download.start_led(link, accepted)
         return download
 
-    async def _start_alone(self, wish: Wish, task_id: str, why: str) -> TaskDownload:
+    async def look(self, wish: Wish) -> Seen:
+        """What the source has; nothing is fetched but its answer."""
+        self.touch()
+        task_id = wish.spec.task_id
+        for link in [] if wish.alone or _why_alone(wish) else self.managers.for_task(task_id):
+            if await link.opened(LINK_WAIT_S):
+                try:
+                    seen = await link.look(partial(_look, wish), wish.patience_s)
+                except (*MANAGERS_OWN, ProtocolError) as error:
+                    log.info("%s", _trouble(link, error))
+                    continue
+                return Seen(seen.version, seen.length, seen.facts, link.name)
+        if wish.no_source or self.settings.no_source:
+            raise NoManager("no manager can tell what the source has",
+                            "name one by --manager, or allow the source")
+        ingest = self._ingest(wish, ())
+        try:
+            content = await ingest.begin(stop=1)
+        finally:
+            await ingest.close()
+        return Seen(content.version.token, content.length, content.facts)
+
+    async def _start_alone(self, wish: Wish, task_id: str, why: str) -> Started:
         current = self._downloads.get(task_id)
         if (current is not None and not current.is_over and not current.is_done
-                and current.wish.headers == wish.headers):
-            return current
+                and current.wish.access.secrets == wish.access.secrets):
+            return Started(current, current.facts)
         held = await asyncio.to_thread(self.store.find, task_id)
         ingest = self._ingest(wish, (self._download, Limiter(wish.limit_bps)))
         try:
@@ -235,16 +262,17 @@ class Peer:
             current = await self._current(task_id, content.version.token)
             if current is not None:
                 await ingest.close()
-                return current
+                return Started(current, content.facts)
             file = await asyncio.to_thread(file_from_source, self.store, wish.spec, content)
         except BaseException:
             await ingest.close()
             raise
         download = self._begin(wish, file)
+        download.facts = replace(content.facts, cookies=())
         if why:
             download.warning = f"no P2P: {why}"
         download.start_alone(ingest)
-        return download
+        return Started(download, content.facts)
 
     async def _current(self, task_id: str, version: str) -> Optional[TaskDownload]:
         """The download of this very version, if one lives; one of another version is ended."""
@@ -260,15 +288,14 @@ class Peer:
     def _begin(self, wish: Wish, file: TaskFile) -> TaskDownload:
         means = Means(self.store, self._client, self._lines, self.managers, self.metrics,
                       self.clock, self._rng, (self._download,), self._ingest)
+        _date(file)
         download = TaskDownload(means, wish, file)
         self._downloads[file.task_id] = download
         return download
 
     def _ingest(self, wish: Wish, limits: Sequence[Limiter]) -> Ingest:
-        source = HttpSource(self._client, timeout_s=wish.timeout_s)
-        return Ingest(source, wish.spec, wish.headers,
-                      limits=IngestLimits(tries=wish.tries, limiters=tuple(limits)),
-                      rng=self._rng)
+        return Ingest(source_for(wish.spec, HttpSource(self._client)), wish.spec, wish.access,
+                      limits=IngestLimits(limiters=tuple(limits)), rng=self._rng)
 
     async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None:
         """DigestMismatch, and the task leaves the store, if the whole content isn't as told."""
@@ -319,6 +346,27 @@ class Peer:
         return Response(200, [("Content-Type", METRICS_TYPE)], self.metrics.render())
 
 
+def _why_alone(wish: Wish) -> str:
+    """Why no manager may be asked for this; '' = any may."""
+    return ("a client certificate's key doesn't leave this host" if wish.access.stays_here
+            else "")
+
+
+def _date(file: TaskFile) -> None:
+    """The file gets the time that the source tells for it."""
+    try:
+        version = Version.parse(file.version)
+    except ProtocolError:   # a newer release wrote it
+        return
+    modified_at = parse_http_date(version.last_modified)
+    if modified_at is not None:
+        file.stamp(modified_at)
+
+
+def _look(wish: Wish, request: int) -> Join:
+    return Join(request, wish.spec, access=wish.access, flags=LOOK)
+
+
 def _trouble(link: ManagerLink, error: DflyError) -> str:
     """Why this manager doesn't help, for people."""
     return error.what if link.name in error.what else f"manager {link.name}: {error.what}"
@@ -326,9 +374,9 @@ def _trouble(link: ManagerLink, error: DflyError) -> str:
 
 def _join(wish: Wish, held: Optional[TaskFile], request: int) -> Join:
     if held is None or held.failed is not None:
-        return Join(request, wish.spec, headers=wish.headers, flags=wish.flags)
+        return Join(request, wish.spec, access=wish.access, flags=wish.flags)
     return Join(request, wish.spec, held.version, held.geometry.piece_size, held.have,
-                wish.headers, wish.flags)
+                wish.access, wish.flags)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
-from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Set, Tuple
 
+from dfly.access import Access, SourceFacts
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
 from dfly.errors import AuthError, DflyError, DigestMismatch, NetworkError, ServerError
@@ -27,7 +28,7 @@ log = logging.getLogger("dfly.swarms")
 
 TOKEN_SIZE = 16      # random bytes: as hard to guess as an AES key
 TASKS_MAX = 10_000   # tasks led at a time
-Headers = Sequence[Tuple[str, str]]
+LOOKS_MAX = 10_000   # answers of sources that are remembered for those who only look
 
 
 class Audience(Protocol):
@@ -60,6 +61,7 @@ class LedTask:
     token: bytes
     private: bool
     checked_at: float
+    facts: SourceFacts = SourceFacts()   # what the source said; nobody's cookies
     fetching: "Optional[asyncio.Task[None]]" = None
     error: Optional[DflyError] = None
     source_bytes: int = 0
@@ -112,17 +114,24 @@ class _Arrivals:
             self._announce(self._task, piece)
 
 
-class _Opening(NamedTuple):
-    """A task that is being opened, and by whose headers."""
+class Lead(NamedTuple):
+    """A task for one who joins it, and what the source said to him."""
 
-    headers: Headers
-    task: "asyncio.Task[LedTask]"
+    task: LedTask
+    facts: SourceFacts
+
+
+class _Opening(NamedTuple):
+    """A task that is being opened, and on whose behalf."""
+
+    access: Access
+    task: "asyncio.Task[Lead]"
 
 
 class Swarms:
     """All tasks that this manager leads."""
 
-    def __init__(self, store: PieceStore, ingest: Callable[[TaskSpec, Headers], Ingest],
+    def __init__(self, store: PieceStore, ingest: Callable[[TaskSpec, Access], Ingest],
                  audience: Audience, metrics: Metrics, clock: Clock, revalidate_s: float) -> None:
         self._store = store
         self._make_ingest = ingest
@@ -133,6 +142,7 @@ class Swarms:
         self._tasks: Dict[str, LedTask] = {}
         self._swarms: Dict[int, LedTask] = {}
         self._openings: Dict[str, _Opening] = {}
+        self._looks: "Dict[Tuple[str, Access], asyncio.Task[Content]]" = {}
         self._next_swarm = 1
         self._work = Tasks(log)
 
@@ -147,19 +157,20 @@ class Swarms:
         return list(self._swarms.values())
 
     async def stop(self) -> None:
-        openings = [opening.task for opening in self._openings.values()]
-        for opening in openings:
-            opening.cancel()
-        if openings:
-            await asyncio.wait(openings)
+        asking: "List[asyncio.Task[Any]]" = [opening.task for opening in self._openings.values()]
+        asking += self._looks.values()
+        for task in asking:
+            task.cancel()
+        if asking:
+            await asyncio.wait(asking)
         await self._work.stop()
 
     # -------------------------------------------------------------------------- opening
-    async def lead(self, spec: TaskSpec, headers: Headers) -> LedTask:
+    async def lead(self, spec: TaskSpec, access: Access) -> Lead:
         """The task that a Join asks for, its version checked with the source at most every
         `revalidate_s`. All who ask while it opens wait for the same answer, unless the source
-        refused what another's headers asked; who asks for a private task is checked with the
-        source for himself."""
+        refused another's access; who asks for a private task is checked with the source for
+        himself, and so is who wants the cookies that it sets."""
         task_id = spec.task_id
         while True:
             task = self._tasks.get(task_id)
@@ -167,24 +178,45 @@ class Swarms:
             if task is not None and task.error is None and self._is_fresh(task):
                 task.used_at = self._clock.now()   # else `tend` could end it while we ask
             elif opening is None:
-                return await asyncio.shield(self._begin_to_open(spec, headers))
+                return await asyncio.shield(self._begin_to_open(spec, access))
             else:
                 try:
-                    task = await asyncio.shield(opening.task)
+                    task = (await asyncio.shield(opening.task)).task
                 except (AuthError, ServerError):
-                    if opening.headers == headers:
+                    if opening.access.secrets == access.secrets:
                         raise
                     continue   # what the source says to another needn't be what it says to us
-            if task.private:
-                await self._prove(spec, headers)
-            return task
+            if task.private or access.wants_cookies:
+                return Lead(task, (await self._ask(spec, access)).facts)
+            return Lead(task, task.facts)
 
-    def _begin_to_open(self, spec: TaskSpec, headers: Headers) -> "asyncio.Task[LedTask]":
-        """To ask the source by these headers."""
+    async def look(self, spec: TaskSpec, access: Access) -> Content:
+        """What the source has, without a byte of it fetched; asked at most every `revalidate_s`
+        for callers who are as one to it."""
+        task = self._tasks.get(spec.task_id)
+        if task is not None and task.error is None and self._is_fresh(task) and (
+                not task.private and not access.wants_cookies):
+            return Content(task.version, task.file.geometry.length, True, False, "",
+                           facts=task.facts)
+        key = spec.task_id, access
+        looking = self._looks.get(key)
+        if looking is None:
+            if len(self._looks) >= LOOKS_MAX:
+                raise NetworkError("too many ask what sources have", "try again later")
+            looking = self._looks[key] = asyncio.ensure_future(self._ask(spec, access))
+            looking.add_done_callback(
+                lambda done: self._forget_look(key, 0.0 if _failed(done) else self._revalidate_s))
+        return await asyncio.shield(looking)
+
+    def _forget_look(self, key: Tuple[str, Access], after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self._looks.pop, key, None)
+
+    def _begin_to_open(self, spec: TaskSpec, access: Access) -> "asyncio.Task[Lead]":
+        """To ask the source on behalf of this caller."""
         self._make_place()
         task_id = spec.task_id
-        opening = asyncio.ensure_future(self._open(spec, headers))
-        self._openings[task_id] = _Opening(headers, opening)
+        opening = asyncio.ensure_future(self._open(spec, access))
+        self._openings[task_id] = _Opening(access, opening)
         opening.add_done_callback(lambda _: self._openings.pop(task_id))
         return opening
 
@@ -201,17 +233,17 @@ class Swarms:
         return (task.fetching is not None
                 or self._clock.now() - task.checked_at < self._revalidate_s)
 
-    async def _prove(self, spec: TaskSpec, headers: Headers) -> None:
-        """Whoever wants private content must be let in by the source with his own headers."""
-        ingest = self._make_ingest(spec, headers)
+    async def _ask(self, spec: TaskSpec, access: Access) -> Content:
+        """What the source says to this caller; it must let him in."""
+        ingest = self._make_ingest(spec, access)
         try:
-            await ingest.begin(stop=1)
+            return await ingest.begin(stop=1)
         finally:
             await ingest.close()
 
-    async def _open(self, spec: TaskSpec, headers: Headers) -> LedTask:
+    async def _open(self, spec: TaskSpec, access: Access) -> Lead:
         task_id = spec.task_id
-        ingest = self._make_ingest(spec, headers)
+        ingest = self._make_ingest(spec, access)
         handed_on = False
         try:
             held = await asyncio.to_thread(self._store.find, task_id)
@@ -221,25 +253,26 @@ class Swarms:
             if current is not None and current.error is None:
                 if _same(current, content):
                     current.checked_at = current.used_at = self._clock.now()
-                    return current
+                    return Lead(current, content.facts)
                 self._replace(current)
             file = await asyncio.to_thread(file_from_source, self._store, spec, content)
-            task = self._begin(spec, content, file, private=bool(headers))
+            task = self._begin(spec, content, file)
             handed_on = True
             task.fetching = self._work.start(self._fetch(task, ingest))
             if task.inline:
                 await asyncio.shield(task.fetching)
                 if task.error is not None:
                     raise task.error
-            return task
+            return Lead(task, content.facts)
         finally:
             if not handed_on:
                 await ingest.close()
 
-    def _begin(self, spec: TaskSpec, content: Content, file: TaskFile, private: bool) -> LedTask:
+    def _begin(self, spec: TaskSpec, content: Content, file: TaskFile) -> LedTask:
         now = self._clock.now()
         task = LedTask(self._next_swarm, spec, content.version, file,
-                       secrets.token_bytes(TOKEN_SIZE), private, now, used_at=now)
+                       secrets.token_bytes(TOKEN_SIZE), content.authorised, now,
+                       replace(content.facts, cookies=()), used_at=now)
         self._next_swarm += 1
         self._tasks[task.task_id] = task
         self._swarms[task.swarm] = task
@@ -323,3 +356,7 @@ class Swarms:
 
 def _same(task: LedTask, content: Content) -> bool:
     return content.unchanged or content.version.same_as(task.version)
+
+
+def _failed(done: "asyncio.Task[Content]") -> bool:
+    return done.cancelled() or done.exception() is not None

@@ -2,13 +2,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Mapping, Optional, Tuple
 
+from dfly.access import Access, SourceFacts, settled
 from dfly.digest import Digest
+from dfly.errors import ProtocolError, UsageError
+from dfly.names import canonical_url
+from dfly.source.http import checked_headers
 from dfly.task import TaskSpec
+from dfly.wire.codec import wish_from
 from dfly.wire.messages import NO_SOURCE, STREAMING
 
-Headers = Tuple[Tuple[str, str], ...]
+PATIENCE_MIN_S = 6.0     # a busy manager's answer may take so long, however hasty the caller
+PATIENCE_MAX_S = 600.0   # for a manager's answer: it asks the source first
 
 
 @dataclass(frozen=True)
@@ -16,14 +22,50 @@ class Wish:
     """What one caller asks for, and how patiently."""
 
     spec: TaskSpec
-    headers: Headers = ()
+    access: Access = Access()
     checks: Tuple[Digest, ...] = ()   # digests the whole content must have
     no_source: bool = False
     streaming: bool = False
     limit_bps: float = 0.0
-    timeout_s: float = 30.0
-    tries: int = 5
+    alone: bool = False               # without a swarm, straight from the source
+    partial: str = ""                 # a file that may begin as the content does
 
     @property
     def flags(self) -> int:
         return (STREAMING if self.streaming else 0) | (NO_SOURCE if self.no_source else 0)
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for a manager's answer."""
+        read_s = self.access.manners.read_timeout_s
+        return max(PATIENCE_MIN_S, min(read_s or PATIENCE_MAX_S, PATIENCE_MAX_S))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a source has, for one who only looked: `length` in bytes, None = not told; `manager`
+    = who asked it for us."""
+
+    version: str
+    length: Optional[int]
+    facts: SourceFacts
+    manager: str = ""
+
+
+def wish_of(asked: Mapping[str, Any]) -> Wish:
+    """A Wish from the JSON of POST /v1/get; UsageError for what can't be one."""
+    try:
+        spec, access = settled(*wish_from(asked))
+        checks = [Digest.parse(text) for text in str(asked.get("check", "")).split()]
+        if spec.digest is not None:
+            checks.insert(0, spec.digest)
+        wish = Wish(spec, access, tuple(dict.fromkeys(checks)), bool(asked.get("no_source")),
+                    bool(asked.get("streaming")), float(asked.get("limit_bps", 0)),
+                    bool(asked.get("alone")), str(asked.get("partial", "")))
+    except (TypeError, ValueError, ProtocolError) as error:
+        raise UsageError(f"malformed request: {error}") from None
+    canonical_url(spec.url)  # refuses, in one line, what can't be fetched
+    checked_headers(wish.access.headers)
+    if not 0 <= wish.limit_bps < float("inf"):
+        raise UsageError("a limit that can't be")
+    return wish

@@ -125,8 +125,9 @@ class TaskFile(Protocol):
         """The content turned out to be this long; ProtocolError if that can't be."""
 
     def stamp(self, modified_at: float) -> None:
-        """Give the data file this time of modification (the source's Last-Modified), so that a
-        hard link delivered from it shows it. Never set it in another way: see `whole`."""
+        """Give the data file this time of modification (the source's Last-Modified) as soon as it
+        is complete, so that a hard link delivered from it shows it. Never set it in another way:
+        see `whole`."""
 
     def subscribe(self, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` with every piece marked from now on, GONE at failure or removal. Returns

@@ -136,6 +136,7 @@ class PieceFile:
         self.failed: Optional[DflyError] = None
         self.holds = 0
         self.seal: Optional[Tuple[int, int]] = None  # size, mtime_ns since it's complete
+        self._modified_at: Optional[float] = None    # what the source says
         self._fd = fd
         self._ledger = ledger
         self._pieces = PieceRecord()
@@ -400,12 +401,11 @@ class PieceFile:
     # -------------------------------------------------------------------- life
     def stamp(self, modified_at: float) -> None:
         with self._writing:
-            intact = self.seal is None or self._stat() == self.seal
-            try:
-                os.utime(self._fd, (modified_at, modified_at))
-            except (OSError, OverflowError) as error:
-                raise FileError(f"can't set the time of {self.path}: {error}") from error
-            if self.seal is not None and intact:
+            if modified_at == self._modified_at:
+                return
+            self._modified_at = modified_at
+            if self.seal is not None and self._stat() == self.seal and (
+                    os.fstat(self._fd).st_mtime != modified_at):
                 self.seal = None
                 self._seal_if_complete()
 
@@ -520,6 +520,11 @@ class PieceFile:
     def _seal_if_complete(self) -> None:
         """Under `_writing`, so that no write can follow the look."""
         if self.complete and self.seal is None:
+            if self._modified_at is not None:
+                try:
+                    os.utime(self._fd, (self._modified_at, self._modified_at))
+                except (OSError, OverflowError) as error:
+                    raise FileError(f"can't set the time of {self.path}: {error}") from error
             self.seal = self._stat()
             self._ledger.sealed(self.key, *self.seal)
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Dict, List, Mapping, Tuple
+from base64 import b64decode, b64encode
+from typing import Any, Dict, Mapping, Optional, Tuple
 
-from dfly.digest import Digest
+from dfly.access import Access, SourceFacts, access_of, facts_of
+from dfly.digest import SIZES, Digest
 from dfly.errors import ProtocolError, UsageError
 from dfly.names import URL_MAX
-from dfly.task import PIECES_MAX, TaskSpec, set_to_bytes
+from dfly.task import MIRRORS_MAX, PIECES_MAX, VOUCHED_MAX, TaskSpec, Vouched, set_to_bytes
 
 TEXT_MAX = 4_096         # bytes of one short text: names, labels, error lines
-JSON_MAX = 128 * 1024    # bytes of one JSON tail: a Join with 64 KiB of headers is the largest
+JSON_MAX = 128 * 1024    # bytes of one JSON tail: a source's facts with 64 KiB of cookies
+WISH_MAX = 800 * 1024    # of what a Join asks for: a CA bundle and piece hashes are the largest
 BITMAP_MAX = PIECES_MAX // 8
-HEADERS_MAX = 100        # request headers of a caller carried in a Join
-HEADERS_BYTES_MAX = 64 * 1024
-Headers = Tuple[Tuple[str, str], ...]
+LIST_MAX = 100           # filters in a wish
+SPAN_MAX = 1 << 62
 _U32 = struct.Struct("!I")
 
 
@@ -52,21 +54,26 @@ class Reader:
         except UnicodeDecodeError:
             raise MessageError("a text that isn't UTF-8") from None
 
-    def mapping(self) -> Dict[str, Any]:
+    def mapping(self, bound: int = JSON_MAX) -> Dict[str, Any]:
         try:
-            value = json.loads(self.take(JSON_MAX))
+            value = json.loads(self.take(bound))
         except (ValueError, RecursionError):
             raise MessageError("a JSON field that isn't JSON") from None
         if not isinstance(value, dict):
             raise MessageError("a JSON field that isn't an object")
         return value
 
-
     def piece_set(self) -> int:
         return int.from_bytes(self.take(BITMAP_MAX), "little")
 
-    def wish(self) -> Tuple[TaskSpec, Headers]:
-        return _wish_of(self.mapping())
+    def wish(self) -> Tuple[TaskSpec, Access]:
+        return wish_from(self.mapping(WISH_MAX))
+
+    def facts(self) -> SourceFacts:
+        try:
+            return facts_of(self.mapping())
+        except ProtocolError as error:
+            raise MessageError(error.what) from None
 
 
 def put_bytes(data: bytes, bound: int) -> bytes:
@@ -81,8 +88,19 @@ def put_text(text: str, bound: int = TEXT_MAX) -> bytes:
     return put_bytes(data, bound)
 
 
-def put_mapping(value: Mapping[str, Any]) -> bytes:
-    return put_bytes(json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), JSON_MAX)
+def put_mapping(value: Mapping[str, Any], bound: int = JSON_MAX) -> bytes:
+    return put_bytes(_dumped(value), bound)
+
+
+def _dumped(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+
+
+def put_facts(facts: SourceFacts) -> bytes:
+    """What a source said; nothing where that is too much (escapes can make it many times longer):
+    it is never a reason to break a link."""
+    data = _dumped(facts.to_json())
+    return put_bytes(data if len(data) <= JSON_MAX else b"{}", JSON_MAX)
 
 
 def put_set(piece_set: int) -> bytes:
@@ -90,37 +108,69 @@ def put_set(piece_set: int) -> bytes:
     return put_bytes(set_to_bytes(piece_set), BITMAP_MAX)
 
 
-def put_wish(spec: TaskSpec, headers: Headers) -> bytes:
+def put_wish(spec: TaskSpec, access: Access) -> bytes:
     """What a Join asks for, as JSON."""
-    return put_mapping({"url": spec.url, "tag": spec.tag, "filters": list(spec.filters),
-                        "digest": str(spec.digest) if spec.digest else "",
-                        "headers": [list(pair) for pair in headers]})
+    wanted: Dict[str, Any] = {
+        "url": spec.url, "tag": spec.tag, "filters": list(spec.filters),
+        "digest": str(spec.digest) if spec.digest else "", "access": access.to_json()}
+    if spec.mirrors:
+        wanted["mirrors"] = list(spec.mirrors)
+    if spec.span is not None:
+        wanted["span"] = list(spec.span)
+    if spec.vouched is not None:
+        wanted["vouched"] = {"algorithm": spec.vouched.algorithm, "length": spec.vouched.length,
+                             "values": b64encode(spec.vouched.values).decode("ascii")}
+    return put_mapping(wanted, WISH_MAX)
 
 
-def _wish_of(wanted: Dict[str, Any]) -> Tuple[TaskSpec, Headers]:
-    """TaskSpec and headers out of a Join's JSON, every type and bound checked."""
-    url, tag = wanted.get("url"), wanted.get("tag", "")
-    filters, digest = wanted.get("filters", []), wanted.get("digest", "")
-    headers = wanted.get("headers", [])
-    texts = [url, tag, digest]
-    if isinstance(filters, list) and len(filters) <= HEADERS_MAX:
-        texts += filters
-    else:
-        raise MessageError("a Join with malformed filters")
-    if not all(isinstance(text, str) and len(text) <= URL_MAX for text in texts):
-        raise MessageError("a Join with a malformed URL, tag, filter or digest")
-    if not isinstance(headers, list) or len(headers) > HEADERS_MAX:
-        raise MessageError("a Join with malformed headers")
-    pairs: List[Tuple[str, str]] = []
-    for pair in headers:
-        if not (isinstance(pair, list) and len(pair) == 2
-                and all(isinstance(part, str) for part in pair)):
-            raise MessageError("a Join with malformed headers")
-        pairs.append((pair[0], pair[1]))
-    if sum(len(name) + len(value) for name, value in pairs) > HEADERS_BYTES_MAX:
-        raise MessageError("a Join with too many bytes of headers")
+def wish_from(wanted: Mapping[str, Any]) -> Tuple[TaskSpec, Access]:
+    """TaskSpec and Access out of the JSON that asks for them, every type and bound checked."""
+    url, tag, digest = wanted.get("url"), wanted.get("tag", ""), wanted.get("digest", "")
+    filters = _texts(wanted.get("filters", []), LIST_MAX)
+    mirrors = _texts(wanted.get("mirrors", []), MIRRORS_MAX)
+    if not all(isinstance(text, str) and len(text) <= URL_MAX
+               for text in (url, tag, digest, *filters, *mirrors)):
+        raise MessageError("a wish with a malformed URL, tag, filter or digest")
     try:
         known = Digest.parse(digest) if digest else None
-    except UsageError as error:
+        access = access_of(wanted.get("access", {}))
+    except (UsageError, ProtocolError) as error:
         raise MessageError(str(error)) from None
-    return TaskSpec(str(url), str(tag), tuple(filters), known), tuple(pairs)
+    spec = TaskSpec(str(url), str(tag), filters, known, mirrors, _span(wanted.get("span")),
+                    vouched=_vouched(wanted.get("vouched")))
+    return spec, access
+
+
+def _texts(value: object, bound: int) -> Tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > bound:
+        raise MessageError("a wish with a list that is none, or too long")
+    return tuple(value)
+
+
+def _span(value: object) -> Optional[Tuple[int, Optional[int]]]:
+    if value is None:
+        return None
+    if isinstance(value, list) and len(value) == 2:
+        start, stop = value
+        if (type(start) is int and abs(start) < SPAN_MAX
+                and (stop is None or (type(stop) is int and 0 <= start < stop < SPAN_MAX))):
+            return start, stop
+    raise MessageError("a wish for an impossible span of bytes")
+
+
+def _vouched(value: object) -> Optional[Vouched]:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise MessageError("a wish with malformed piece hashes")
+    algorithm, length, values = (value.get(name) for name in ("algorithm", "length", "values"))
+    if not (isinstance(algorithm, str) and algorithm in SIZES and type(length) is int
+            and length > 0 and isinstance(values, str)):
+        raise MessageError("a wish with malformed piece hashes")
+    try:
+        raw = b64decode(values, validate=True)
+    except ValueError:
+        raise MessageError("a wish with malformed piece hashes") from None
+    if len(raw) % SIZES[algorithm] or len(raw) > VOUCHED_MAX * SIZES[algorithm]:
+        raise MessageError("a wish with an impossible number of piece hashes")
+    return Vouched(algorithm, length, raw)

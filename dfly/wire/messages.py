@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
+from dfly.access import Access, SourceFacts
 from dfly.digest import SHA256_SIZE
 from dfly.errors import DflyError
 from dfly.task import INLINE_MAX, PIECES_MAX, VERSION_MAX, TaskSpec
 from dfly.wire.codec import (
-    Headers,
     MessageError,
     Reader,
     put_bytes,
+    put_facts,
     put_mapping,
     put_set,
     put_text,
@@ -215,13 +216,14 @@ class Pace(Message):
 # -------------------------------------------------------------------------------- a task
 STREAMING = 1   # Join.flags: a reader takes the bytes in order
 NO_SOURCE = 2   # Join.flags: the peer won't go to the source itself
+LOOK = 4        # Join.flags: only tell what the source has; Accepted will name no swarm
 
 
 @dataclass(frozen=True)
 class Join(Message):
     """Peer to manager: I want this task, and hold `have` (a piece set) of `version`.
 
-    `headers` are the caller's, for the source only: never stored, logged or passed on.
+    What is secret in `access` is for the source only: never stored, logged or passed on.
     """
 
     request: int
@@ -229,23 +231,23 @@ class Join(Message):
     version: str = ""
     piece_size: int = 0
     have: int = 0
-    headers: Headers = ()
+    access: Access = Access()
     flags: int = 0
     code: ClassVar[int] = 10
     fixed: ClassVar[struct.Struct] = struct.Struct("!IBI")
 
     def encode(self) -> bytes:
         return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size)
-                          + put_wish(self.spec, self.headers) + put_text(self.version, VERSION_MAX)
+                          + put_wish(self.spec, self.access) + put_text(self.version, VERSION_MAX)
                           + put_set(self.have))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Join:
         request, flags, piece_size = cls.fixed.unpack_from(body)
         tail = Reader(body, cls.fixed.size)
-        spec, headers = tail.wish()
+        spec, access = tail.wish()
         return cls(request, spec, tail.text(VERSION_MAX), piece_size,
-                   tail.piece_set(), headers, flags)
+                   tail.piece_set(), access, flags)
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,8 @@ class Accepted(Message):
     """Manager to peer: you are in swarm `swarm` of `task_id` in state `version`.
 
     `length` None = not known yet. `token` opens the pieces at every parent. `inline` is the whole
-    content of a small task. `holds`: the peer's `have` was of this version and counts.
+    content of a small task. `holds`: the peer's `have` was of this version and counts. `facts`:
+    what the source said beside. To a Join that only looks: `swarm` 0 and no token.
     """
 
     request: int
@@ -265,6 +268,7 @@ class Accepted(Message):
     token: bytes = b""
     holds: bool = False
     inline: Optional[bytes] = None
+    facts: SourceFacts = SourceFacts()
     code: ClassVar[int] = 11
     fixed: ClassVar[struct.Struct] = struct.Struct("!IIqIBB32s")
 
@@ -274,7 +278,8 @@ class Accepted(Message):
                                self.holds, self.inline is not None, bytes.fromhex(self.task_id))
         return pack_frame(self.code, head + put_text(self.version, VERSION_MAX)
                           + put_bytes(self.token, TOKEN_MAX)
-                          + put_bytes(self.inline or b"", INLINE_BODY_MAX))
+                          + put_bytes(self.inline or b"", INLINE_BODY_MAX)
+                          + put_facts(self.facts))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Accepted:
@@ -282,8 +287,9 @@ class Accepted(Message):
         tail = Reader(body, cls.fixed.size)
         version, token = tail.text(VERSION_MAX), tail.take(TOKEN_MAX)
         inline = tail.take(INLINE_BODY_MAX)
+        facts = tail.facts()
         return cls(request, swarm, task_id.hex(), version, None if length < 0 else length,
-                   piece_size, token, bool(holds), inline if inlined else None)
+                   piece_size, token, bool(holds), inline if inlined else None, facts)
 
 
 @dataclass(frozen=True)

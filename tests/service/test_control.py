@@ -9,34 +9,48 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from dfly.access import Login, SourceFacts
 from dfly.clock import ManualClock
 from dfly.errors import DflyError, ServerError, UsageError
-from dfly.service.control import Control, wish_of
+from dfly.service.control import Control
+from dfly.service.download import Started
 from dfly.service.metrics import Metrics
+from dfly.service.wish import wish_of
 from dfly.task import Geometry
 
 URL = "http://files.example/a"
 
 
 def test_a_wish_says_all_that_was_asked() -> None:
-    wish = wish_of({"url": URL, "tag": "t", "filters": ["sig"], "headers": [["X-A", "1"]],
+    wish = wish_of({"url": URL, "tag": "t", "filters": ["sig"],
+                    "access": {"headers": [["X-A", "1"]]},
                     "digest": "sha256:" + "ab" * 32, "check": "md5:" + "00" * 16,
-                    "no_source": True, "limit_bps": 5, "timeout_s": 2, "tries": 3})
+                    "no_source": True, "limit_bps": 5})
     assert (wish.spec.url, wish.spec.tag, wish.spec.filters) == (URL, "t", ("sig",))
     assert [digest.algorithm for digest in wish.checks] == ["sha256", "md5"]
-    assert wish.headers == (("X-A", "1"),) and wish.no_source
-    assert (wish.limit_bps, wish.timeout_s, wish.tries) == (5, 2, 3)
+    assert wish.access.headers == (("X-A", "1"),) and wish.no_source
+    assert wish.limit_bps == 5
+
+
+def test_a_login_in_a_url_is_taken_out_of_it() -> None:
+    wish = wish_of({"url": "http://us%40er:p%3Aw@files.example/a",
+                    "mirrors": ["https://m:n@mirror.example:81/b"]})
+    assert (wish.spec.url, wish.spec.mirrors) == (URL, ("https://mirror.example:81/b",))
+    assert set(wish.access.logins) == {Login("http://files.example:80", "us@er", "p:w"),
+                                       Login("https://mirror.example:81", "m", "n")}
 
 
 @pytest.mark.parametrize("asked", [
-    {}, {"url": "ftp://files.example/a"}, {"url": "http:///a"}, {"url": URL, "tries": 0},
-    {"url": URL, "tries": "x"}, {"url": URL, "limit_bps": -1}, {"url": URL, "timeout_s": 0},
-    {"url": URL, "headers": [["a"]]}, {"url": URL, "headers": 3},
+    {}, {"url": "ftp://files.example/a"}, {"url": "http:///a"},
+    {"url": URL, "access": {"manners": {"tries": -1}}}, {"url": URL, "limit_bps": -1},
+    {"url": URL, "access": {"manners": {"tries": "x"}}}, {"url": URL, "limit_bps": "x"},
+    {"url": URL, "access": {"headers": [["a"]]}}, {"url": URL, "access": {"headers": 3}},
     {"url": URL, "digest": "sha256:x"},
-    {"url": URL, "headers": [["Range", "bytes=0-3"]]},
-    {"url": URL, "headers": [["Connection", "close"]]},
-    {"url": URL, "headers": [["a b", "x"]]}, {"url": URL, "headers": [["X", "1\r\nHost: evil"]]},
-    {"url": URL, "headers": [["Accept-Encoding", "gzip"]]}, {"url": URL, "filters": 7},
+    {"url": URL, "access": {"headers": [["Range", "bytes=0-3"]]}},
+    {"url": URL, "access": {"headers": [["Connection", "close"]]}},
+    {"url": URL, "access": {"headers": [["a b", "x"]]}},
+    {"url": URL, "access": {"headers": [["X", "1\r\nHost: evil"]]}},
+    {"url": URL, "access": {"headers": [["Accept-Encoding", "gzip"]]}}, {"url": URL, "filters": 7},
 ])
 def test_what_can_not_be_is_refused_in_one_line(asked: Dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
@@ -60,6 +74,7 @@ class Host:
         elif done:
             future.set_result(None)
         file = SimpleNamespace(task_id="ab" * 32, geometry=Geometry(5, 1 << 18), path="/p",
+                               version="v1|5|||",
                                hold=lambda: None, release=lambda: None, whole=lambda: True)
         received = SimpleNamespace(pieces=0, sizes=lambda geometry, before: {"peers": 5})
         self.download = SimpleNamespace(done=future, file=file, received=received, waiters=0,
@@ -70,7 +85,7 @@ class Host:
         raise AssertionError("looked at every download")
 
     async def start(self, wish: Any) -> Any:
-        return self.download
+        return Started(self.download, SourceFacts())
 
     async def check(self, download: Any, digests: Any) -> None:
         """Fine."""

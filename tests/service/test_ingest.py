@@ -7,10 +7,22 @@ import random
 import socket
 import threading
 from contextlib import asynccontextmanager
-from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, List, Optional, Tuple, Type
+from typing import (
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    Type,
+)
 
 import pytest
 
+from dfly.access import Access, Manners
 from dfly.digest import Digest
 from dfly.errors import (
     AuthError,
@@ -68,7 +80,7 @@ class Trip:
 
     def __init__(self, client: HttpClient, url: str, *, digest: Optional[Digest] = None,
                  headers: Tuple[Tuple[str, str], ...] = (), timeout_s: float = 20.0,
-                 **limits: Any) -> None:
+                 manners: Optional[Mapping[str, Any]] = None, **limits: Any) -> None:
         self.pauses: List[float] = []
         self.pieces: List[int] = []
         self.told_in_time = 0    # pieces that `fetch` told of before it returned
@@ -76,7 +88,10 @@ class Trip:
         self.news = asyncio.Event()
         self.store = MemoryStore()
         self.spec = TaskSpec(url, digest=digest)
-        self.ingest = Ingest(HttpSource(client, timeout_s=timeout_s), self.spec, headers,
+        access = Access(headers, manners=Manners(**{
+            "connect_timeout_s": timeout_s, "read_timeout_s": timeout_s, "retry_wait_s": 30.0,
+            **(manners or {})}))
+        self.ingest = Ingest(HttpSource(client), self.spec, access,
                              limits=IngestLimits(**{"tries": 3, **limits}),
                              rng=random.Random(1), pause=self._pause)
         self.content: Content

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, List, Sequence, Tuple, cast
+from typing import Any, Callable, List, Tuple, cast
 
 import pytest
 
+from dfly.access import Access
 from dfly.clock import Clock
 from dfly.errors import AuthError, DflyError
 from dfly.service.ingest import Content, Ingest
 from dfly.service.metrics import Metrics
-from dfly.service.swarms import LedTask, Swarms
+from dfly.service.swarms import Lead, LedTask, Swarms
 from dfly.source import Version
 from dfly.store import TaskFile
 from dfly.store.memory import MemoryStore
@@ -18,8 +19,7 @@ from dfly.task import TaskSpec
 
 LENGTH = 3 << 20
 SPEC = TaskSpec("http://source/file")
-MINE, THEIRS = [("Authorization", "mine")], [("Authorization", "theirs")]
-Headers = Sequence[Tuple[str, str]]
+MINE, THEIRS = (Access((("Authorization", name),)) for name in ("mine", "theirs"))
 
 
 class Silent:
@@ -37,11 +37,11 @@ class Door:
     """A source that answers when told to, and lets in those with the right header only."""
 
     def __init__(self) -> None:
-        self.asked: List[Headers] = []
+        self.asked: List[Access] = []
         self.open = asyncio.Event()
 
-    def ingest(self, spec: TaskSpec, headers: Headers) -> Ingest:
-        return cast(Ingest, Entry(self, headers))
+    def ingest(self, spec: TaskSpec, access: Access) -> Ingest:
+        return cast(Ingest, Entry(self, access))
 
 
 class Entry:
@@ -49,16 +49,16 @@ class Entry:
 
     source_bytes = 0
 
-    def __init__(self, door: Door, headers: Headers) -> None:
+    def __init__(self, door: Door, access: Access) -> None:
         self._door = door
-        self._headers = headers
+        self._access = access
 
     async def begin(self, known: object = None, **_: object) -> Content:
-        self._door.asked.append(self._headers)
+        self._door.asked.append(self._access)
         await self._door.open.wait()
-        if list(self._headers) != MINE:
+        if self._access != MINE:
             raise AuthError("401 Unauthorized")
-        return Content(Version(etag='"1"'), LENGTH, True, False, SPEC.url)
+        return Content(Version(etag='"1"'), LENGTH, True, False, SPEC.url, True)
 
     async def fetch(self, file: TaskFile, *, on_piece: Callable[[int], None]) -> None:
         await asyncio.Event().wait()
@@ -66,11 +66,11 @@ class Entry:
     async def close(self) -> None: ...
 
 
-async def played(*askers: Headers) -> Tuple[List[Any], Door]:
+async def played(*askers: Access) -> Tuple[List[Any], Door]:
     """What each of those heard who asked at the same time."""
     door, store = Door(), MemoryStore()
     swarms = Swarms(store, door.ingest, Silent(), Metrics(), Clock(), revalidate_s=60)
-    asking = [asyncio.ensure_future(swarms.lead(SPEC, headers)) for headers in askers]
+    asking = [asyncio.ensure_future(swarms.lead(SPEC, access)) for access in askers]
     await asyncio.sleep(0)   # all of them are in before the source says anything
     door.open.set()
     heard = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 5)
@@ -81,13 +81,13 @@ async def played(*askers: Headers) -> Tuple[List[Any], Door]:
 
 def test_who_has_rights_isnt_refused_because_another_was() -> None:
     heard, door = asyncio.run(played(THEIRS, MINE, THEIRS, MINE))
-    assert [type(answer) for answer in heard] == [AuthError, LedTask, AuthError, LedTask]
-    assert heard[1] is heard[3] and list(door.asked[0]) == THEIRS
+    assert [type(answer) for answer in heard] == [AuthError, Lead, AuthError, Lead]
+    assert heard[1].task is heard[3].task and door.asked[0] == THEIRS
 
 
 def test_who_has_none_doesnt_come_in_with_another() -> None:
-    heard, _ = asyncio.run(played(MINE, THEIRS, []))
-    assert [type(answer) for answer in heard] == [LedTask, AuthError, AuthError]
+    heard, _ = asyncio.run(played(MINE, THEIRS, Access()))
+    assert [type(answer) for answer in heard] == [Lead, AuthError, AuthError]
 
 
 @pytest.mark.parametrize("count", (2, 20))

@@ -18,6 +18,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
+from dfly.access import Access
 from dfly.task import TaskSpec, full_set
 from dfly.wire.frame import BODY_MAX, FrameDecoder
 from dfly.wire.messages import (
@@ -329,7 +330,7 @@ def test_an_offer_opens_no_private_task(town: Town, private: bool) -> None:
     for wire in (owner, stranger):
         wire.say(Hello(os.urandom(16), 1))
         wire.until(Welcome)
-    owner.say(Join(1, TaskSpec(url), headers=login))
+    owner.say(Join(1, TaskSpec(url), access=Access(login)))
     led = owner.until(Accepted)
     assert isinstance(led, Accepted) and led.length == len(CONTENT)
     stranger.say(Offer(7, led.task_id, led.version, led.piece_size, len(CONTENT), 1),

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import List
 
 import pytest
 
+from dfly.access import Access, Login, Manners, Proxies, SourceFacts, TlsSettings
 from dfly.digest import Digest
 from dfly.errors import DigestMismatch, ProtocolError
-from dfly.task import TaskSpec
+from dfly.task import TaskSpec, Vouched
 from dfly.wire.codec import TEXT_MAX, MessageError
 from dfly.wire.frame import BODY_MAX, HEADER, FrameDecoder, FrameError, pack_frame
 from dfly.wire.messages import (
@@ -44,12 +46,18 @@ from dfly.wire.messages import (
 )
 
 SPEC = TaskSpec("http://files.example/a?x=1", "v2", ("sig",), Digest("sha256", b"\1" * 32))
+PARTS = replace(SPEC, mirrors=("http://mirror.example/a",), span=(5, None),
+                vouched=Vouched("sha1", 1 << 18, b"\2" * 40))
+ACCESS = Access((("Authorization", "Basic eA=="),), (Login("http://a:80", "u", "p"),),
+                proxies=Proxies((("http", "http://proxy.example:3128"),), "localhost"),
+                tls=TlsSettings(ca="PEM", pins=("x",)), manners=Manners(tries=3, family=6))
+FACTS = SourceFacts(200, "OK", (("Server", "x"),), "a.bin", "b.bin", ("cookie line",))
 ONE_OF_EACH: List[Message] = [
     Hello(b"i" * 16, 65003, "host-1", "eu/dc1/r2", "192.0.2.1", {"cores": 8}),
     Welcome("manager-1", 10.0, 0.005), Busy(1.5, "too many links"),
     Bye(6, "token refused", "see dfly keys"), Ping(1 << 63), Pong(0), Pace(0.025),
-    Join(7, SPEC, "etag:1", 262144, 0b1011, (("Authorization", "Basic eA=="),), 3),
-    Accepted(7, 3, "ab" * 32, "etag:1", 100, 262144, b"token", True, b"x" * 100),
+    Join(7, SPEC, "etag:1", 262144, 0b1011, ACCESS, 3), Join(8, PARTS, flags=4),
+    Accepted(7, 3, "ab" * 32, "etag:1", 100, 262144, b"token", True, b"x" * 100, FACTS),
     Accepted(8, 4, "cd" * 32, "", None, 1 << 20), Refused(7, 8, "404", "check the URL", 404),
     Have(3, (1 << 70) | 1), Digests(3, 5, bytes(64)), Sized(3, 1 << 40), Changed(3),
     TaskFailed(3, 4, "source gone", "wait", 503), Urgent(3, 17), Leave(3),
@@ -114,8 +122,12 @@ def test_bounds_are_kept_at_both_ends() -> None:
 
 
 @pytest.mark.parametrize("wanted", [
-    b'[]', b'{"url":1}', b'{"url":"x","filters":"a"}', b'{"url":"x","headers":[["a"]]}',
-    b'{"url":"x","headers":[["a",1]]}', b'{"url":"x","digest":"sha256:zz"}', b'{', b'\xff',
+    b'[]', b'{"url":1}', b'{"url":"x","filters":"a"}', b'{"url":"x","access":{"headers":[["a"]]}}',
+    b'{"url":"x","access":{"headers":[["a",1]]}}', b'{"url":"x","access":7}',
+    b'{"url":"x","mirrors":"x"}', b'{"url":"x","span":[5,5]}', b'{"url":"x","span":[true,null]}',
+    b'{"url":"x","vouched":{"algorithm":"md5","length":1,"values":"AA=="}}',
+    b'{"url":"x","access":{"manners":{"family":5}}}', b'{"url":"x","access":{"logins":[{}]}}',
+    b'{"url":"x","digest":"sha256:zz"}', b'{', b'\xff',
     b'{"url":"' + b"u" * 9000 + b'"}', b'[' * 60_000,
 ])
 def test_a_join_with_a_bad_wish_is_refused(wanted: bytes) -> None:
