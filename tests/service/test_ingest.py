@@ -200,8 +200,10 @@ def assert_partition(server: SourceServer, path: str, length: int = SIZE) -> Non
 def test_ranges_fetch_each_byte_once(server: SourceServer) -> None:
     done = travel(server.add("/f", CONTENT))
     assert done.bytes() == CONTENT
-    assert done.content == Content(Version('"one"', MONDAY, SIZE), SIZE, True, False,
-                                   server.url("/f"), "")
+    content = done.content
+    assert (content.version, content.length) == (Version('"one"', MONDAY, SIZE), SIZE)
+    assert content.ranges and not content.unchanged and not content.authorised
+    assert content.final_url == server.url("/f")
     assert sorted(done.pieces) == list(range(COUNT))
     assert done.threads == {threading.get_ident()}    # on_piece is called on the loop
     assert done.ingest.source_bytes == SIZE
