@@ -13,12 +13,12 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import SplitResult, quote
 
 from dfly import __version__
+from dfly.access import TlsSettings
 from dfly.errors import NetworkError, ProtocolError
 from dfly.names import split_url
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
 from dfly.net.stream import READ_MAX, Stream, TimedOut
-from dfly.net.tls import TlsSettings
 from dfly.net.transfer import IDLE_S, Sink, feed_body
 from dfly.wire.http11 import (
     Body,

@@ -18,8 +18,9 @@ import socket
 from functools import lru_cache
 from typing import Any, Awaitable, Callable, List, Optional, Tuple, Union
 
+from dfly.access import TlsSettings
 from dfly.errors import DflyError, NetworkError, TlsError
-from dfly.net.tls import TlsSettings, client_context
+from dfly.net.tls import check_pin, client_context, tls_error
 from dfly.wire.http11 import Head, HeadParser
 
 WANT_READ = -1       # from the *_now calls: nothing moved, try again when readable
@@ -28,6 +29,7 @@ READ_MAX = 64 * 1024   # bytes of one read on the loop; bodies are read by mover
 HEAD_READ = 16 * 1024  # bytes of one read of a head: what comes with it is copied once more
 LINGER_S = 1.0         # how long a refused sender may go on until the connection is cut
 LINGER_MAX = 256 * 1024  # bytes of his that are thrown away meanwhile
+_FAMILIES = {0: 0, 4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 TURNS_MAX = 16         # reads that needn't wait, until others on the loop get a turn
 
 _HINTS = {
@@ -50,14 +52,11 @@ def network_error(where: str, error: OSError) -> NetworkError:
     return NetworkError(f"{where}: {reason}", _HINTS.get(error.errno or 0, ""))
 
 
-def _tls_error(where: str, error: OSError) -> DflyError:
+def _secure_error(where: str, error: OSError) -> DflyError:
+    """An error of a connection under TLS: of the encryption, or of what is below it."""
     import ssl
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsError(f"{where}: its certificate isn't trusted: {error.verify_message}",
-                        "name the CA that signed it, or don't check certificates")
     if isinstance(error, ssl.SSLError):
-        reason = str(error.reason or error).replace("_", " ").lower()
-        return TlsError(f"{where}: TLS failed: {reason}")
+        return tls_error(where, error)
     return network_error(where, error)
 
 
@@ -69,6 +68,7 @@ class Stream:
         self.sock = sock
         self.buffer = bytearray()
         self.remote = remote or _remote_of(sock)
+        self.label = ""            # how the other side is called, if not by its address
         self.cut = False           # TLS ended without saying so: perhaps not all bytes came
         self.secure = hasattr(sock, "pending")  # an SSLSocket, without importing ssl
         self._loop = asyncio.get_running_loop()
@@ -86,7 +86,8 @@ class Stream:
     async def connect(cls, host: str, port: int, *, tls: Optional[TlsSettings] = None,
                       timeout_s: float = 10.0, family: int = 0) -> Stream:
         """A connection to `host`:`port`, over TLS if settings are given. All addresses of the
-        name are tried in turn, within `timeout_s` together."""
+        name (with `family` 4 or 6: those of that IP version) are tried in turn, within
+        `timeout_s` together."""
         where = f"{_bracketed(host)}:{port}"
         deadline = asyncio.get_running_loop().time() + timeout_s
         failure = NetworkError(f"{where}: the name has no address")
@@ -100,7 +101,7 @@ class Stream:
                 failure = error
                 continue
             if tls is not None:
-                await stream._start_tls(tls, host, deadline)
+                await stream.start_tls(tls, host, deadline - asyncio.get_running_loop().time())
             return stream
         raise failure
 
@@ -157,7 +158,10 @@ class Stream:
             raise
         return stream
 
-    async def _start_tls(self, settings: TlsSettings, host: str, deadline: float) -> None:
+    async def start_tls(self, settings: TlsSettings, host: str, timeout_s: float) -> None:
+        """From here on TLS, as a client of `host`, who is believed by `settings`. Closes the
+        connection if that fails."""
+        deadline = self._loop.time() + timeout_s
         try:
             context = client_context(settings)
             self.sock = context.wrap_socket(
@@ -165,6 +169,13 @@ class Stream:
                 suppress_ragged_eofs=False)
             self.secure = True
             await self.handshake(deadline)
+            check_pin(self.sock, settings, self.name)
+        except ValueError as error:  # a host name that can't be one
+            self.close()
+            raise TlsError(f"{self.name}: TLS failed: {error}") from None
+        except OSError as error:     # it was cut before TLS began
+            self.close()
+            raise network_error(self.name, error) from None
         except BaseException:
             self.close()
             raise
@@ -181,14 +192,14 @@ class Stream:
             except ssl.SSLWantWriteError:
                 await self._wait(True, deadline)
             except OSError as error:
-                raise _tls_error(self.name, error) from None
-            except ValueError as error:  # a host name that can't be one
-                raise TlsError(f"{self.name}: TLS failed: {error}") from None
+                raise _secure_error(self.name, error) from None
 
     # ------------------------------------------------------------------- never waiting
     @property
     def name(self) -> str:
-        """The other side, for messages: 'host:port'."""
+        """The other side, for messages: 'host:port', or as `label` says."""
+        if self.label:
+            return self.label
         return f"{_bracketed(self.remote[0])}:{self.remote[1]}" if self.remote[1] else "unix socket"
 
     @property
@@ -264,7 +275,7 @@ class Stream:
                 or getattr(error, "reason", "") == "UNEXPECTED_EOF_WHILE_READING"):  # Python 3.9
             self.cut = True
             return 0
-        raise _tls_error(self.name, error) from None
+        raise _secure_error(self.name, error) from None
 
     # ---------------------------------------------------------------------------- waiting
     async def read_head(self, parser: HeadParser, timeout_s: float) -> Optional[Head]:
@@ -468,17 +479,21 @@ def _remote_of(sock: socket.socket) -> Tuple[str, int]:
 async def _resolve(host: str, port: int, family: int, where: str,
                    deadline: float) -> List[Tuple[int, Any]]:
     """(family, address) pairs of a name; a numeric address costs no thread."""
+    wanted = _FAMILIES[family]
     numeric = numeric_address(host, port)
-    if numeric is not None and family in (0, numeric[0]):
+    if numeric is not None and wanted in (0, numeric[0]):
         return [numeric]
     loop = asyncio.get_running_loop()
-    asked: Awaitable[List[Any]] = loop.getaddrinfo(host, port, family=family,
+    asked: Awaitable[List[Any]] = loop.getaddrinfo(host, port, family=wanted,
                                                    type=socket.SOCK_STREAM)
     try:
         found = await asyncio.wait_for(asked, max(0.001, deadline - loop.time()))
     except asyncio.TimeoutError:
         raise TimedOut(f"{where}: the name wasn't found in time") from None
     except socket.gaierror as error:
+        if wanted:
+            raise NetworkError(f"{where}: no IPv{family} address",
+                               f"try without the wish for IPv{family}") from None
         raise NetworkError(f"{where}: {error.strerror or error}".rstrip("."),
                            "check the spelling and the name server") from None
     except UnicodeError:

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, Optional, Protocol, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
+from dfly.access import Access, SourceFacts
 from dfly.errors import DflyError, ProtocolError, ServerError
 from dfly.task import VERSION_MAX
 
 if TYPE_CHECKING:
     from dfly.net.limiter import Limiter
-    from dfly.net.tls import TlsSettings
     from dfly.net.transfer import Sink
 
 ETAG_MAX = 400  # characters: with the longest of the other fields a token stays in VERSION_MAX
@@ -110,12 +110,11 @@ class SourceRequest:
     range is asked for."""
 
     url: str
-    headers: Sequence[Tuple[str, str]] = ()   # the caller's: for the source only
+    access: Access = Access()
     start: int = 0
     stop: Optional[int] = None
     if_version: Optional[Version] = None      # the range of this version or nothing
     unless: Optional[Version] = None          # no body if the source still serves this version
-    tls: Optional[TlsSettings] = None
     shortcut: str = ""     # where `url` redirected to before: asked first, in its place
 
     @property
@@ -157,8 +156,12 @@ class SourceBody(Protocol):
     def redirected(self) -> bool: ...
 
     @property
-    def file_name(self) -> str:
-        """The name that the source gave the content, a plain base name, or ""."""
+    def authorised(self) -> bool:
+        """True if the source was told a secret of the caller before it answered so."""
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What it said beside."""
 
     async def receive(self, sink: Sink, limits: Sequence[Limiter] = ()) -> int:
         """Feed the body to `sink` (in a mover's thread); bytes fed."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.errors import (
     AuthError,
@@ -49,7 +50,6 @@ from dfly.wire.http11 import (
 if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse, HttpClient
     from dfly.net.limiter import Limiter
-    from dfly.net.tls import TlsSettings
     from dfly.net.transfer import Sink
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -83,19 +83,18 @@ def checked_headers(headers: Sequence[Tuple[str, str]]) -> Tuple[Tuple[str, str]
 
 
 class HttpSource:
-    """Opens http and https URLs. `tls` holds for requests that bring no settings of their own."""
+    """Opens http and https URLs."""
 
     def __init__(self, client: HttpClient, *, redirects_max: int = 20, timeout_s: float = 30.0,
-                 tls: Optional[TlsSettings] = None, clock: Optional[Clock] = None) -> None:
+                 clock: Optional[Clock] = None) -> None:
         self._client = client
         self._redirects_max = redirects_max
         self._timeout_s = timeout_s
-        self._tls = tls
         self._clock = clock or Clock()
 
     async def open(self, request: SourceRequest) -> HttpBody:
         """See Source.open."""
-        hop = _Hop.first(request.url, request.headers)
+        hop = _Hop.first(request.url, request.access.headers)
         if request.shortcut:
             hop = hop.to(request.shortcut)
         seen = {hop.url}
@@ -126,7 +125,7 @@ class HttpSource:
         try:
             return await self._client.request(
                 "GET", hop.url, headers, timeout_s=self._timeout_s,
-                tls=request.tls or self._tls)
+                tls=request.access.tls)
         except (NetworkError, TlsError, ProtocolError) as error:
             # Said anew with the URL; `from None` because the first line says it all.
             raise _kind_of(error)(f"can't fetch {shown_url(hop.url)}: {error.what}",
@@ -137,7 +136,7 @@ class HttpSource:
         status = response.status
         if status == 304 and request.unless is not None:
             span = _Span(0, 0, request.unless.length)
-            return self._body(response, hop, span, request.unless)
+            return self._body(response, hop, span, request.unless, request)
         if status == 206 and request.is_ranged:
             span = _span_of(response, request, hop.url)
         elif status == 200:
@@ -149,13 +148,14 @@ class HttpSource:
         _check_encoding(response.headers, hop.url)
         version = _version_of(response.headers, span.total)
         _check_version(version, request, hop.url, ranged=status == 206)
-        return self._body(response, hop, span, version)
+        return self._body(response, hop, span, version, request)
 
     def _body(self, response: ClientResponse, hop: _Hop, span: _Span,
-              version: Version) -> HttpBody:
+              version: Version, request: SourceRequest) -> HttpBody:
         body = HttpBody(response, span, version, self._timeout_s)
         body.final_url = hop.url
         body.redirected = hop.redirected
+        body.authorised = request.access.has_secrets
         return body
 
     def _refusal(self, response: ClientResponse, url: str, request: SourceRequest) -> DflyError:
@@ -208,7 +208,8 @@ class HttpBody:
         self.unchanged = response.status == 304
         self.final_url = response.url
         self.redirected = False
-        self.file_name = _file_name(response.headers)
+        self.facts = SourceFacts(response.status, file_name=_file_name(response.headers))
+        self.authorised = False
         self._timeout_s = timeout_s
         self._response: Optional[ClientResponse] = response
         if span.start == span.stop:    # nothing of use is to come
