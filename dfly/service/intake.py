@@ -3,23 +3,27 @@
 The sinks here run in movers' threads and know neither sources nor tries. What a piece is worth is
 decided by the store's PieceSink; the rule of this file is that a piece held already is never
 written again: its bytes are compared with what is held, so that a source whose content changed
-without saying so can't get a half of it in.
+without saying so can't get a half of it in. Where digests of parts were told beforehand, a piece is
+compared with those before it is held.
 """
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
 
-from dfly.digest import Digest
+from dfly.digest import SIZES, Digest, new_hasher
 from dfly.errors import DflyError, DigestMismatch, ProtocolError
 from dfly.source import SourceChanged
 from dfly.store import TaskFile
-from dfly.store.sink import PieceSink
-from dfly.task import lowest
+from dfly.store.sink import PieceMismatch, PieceSink
+from dfly.task import Vouched, lowest
 from dfly.units import MIB
+
+log = logging.getLogger(__name__)
 
 HASH_TURN = 16 * MIB  # bytes of the whole digest hashed in one turn of a thread
 HASH_READ = MIB       # bytes read at once for it
@@ -44,13 +48,90 @@ class Meter:
 @dataclass
 class Intake:
     """What all sinks of one transfer share. `on_piece` and `satisfied` are called in movers'
-    threads; `place` says for people where the bytes come from."""
+    threads; `place` says for people where the bytes come from. `vouched`: digests of parts, told
+    beforehand; DigestMismatch at once if the content's length can't be theirs."""
 
     task_file: TaskFile
     on_piece: Callable[[int], None]
     satisfied: Callable[[], bool]   # nothing more is wanted
     place: str
     meter: Meter = field(default_factory=Meter)
+    vouched: Optional[Vouched] = None
+
+    def __post_init__(self) -> None:
+        vouched, geometry = self.vouched, self.task_file.geometry
+        if vouched is None:
+            return
+        if not vouched.fits or geometry.piece_size % vouched.length:
+            log.warning("%s: pieces of %d bytes can't be compared with hashes told beforehand of "
+                        "every %d bytes", self.place, geometry.piece_size, vouched.length)
+            self.vouched = None
+        elif geometry.length is not None and geometry.length not in vouched_lengths(vouched):
+            raise not_vouched(vouched, self.place, geometry.length)
+
+
+def vouched_lengths(vouched: Vouched) -> range:
+    """The lengths that a content of these parts can have."""
+    count = len(vouched.values) // SIZES[vouched.algorithm]
+    if count == 0:
+        return range(1)
+    return range((count - 1) * vouched.length + 1, count * vouched.length + 1)
+
+
+def not_vouched(vouched: Vouched, place: str, length: int) -> DigestMismatch:
+    """What to say of a content with another number of parts."""
+    lengths = vouched_lengths(vouched)
+    return DigestMismatch(f"{place} has {length} bytes, but the hashes told beforehand are of "
+                          f"{lengths.start} to {lengths.stop - 1}", "the source has another file, "
+                          "or the hashes are of another version")
+
+
+class VouchedParts:
+    """Takes the bytes of pieces, each from its start, and compares them part by part with what was
+    told beforehand: PieceMismatch before the last byte of a wrong piece gets any further."""
+
+    def __init__(self, intake: Intake, vouched: Vouched) -> None:
+        self._intake = intake
+        self._vouched = vouched
+        self._hasher = new_hasher(vouched.algorithm)
+        self._size = SIZES[vouched.algorithm]
+
+    def feed(self, position: int, view: memoryview) -> None:
+        """The next bytes, which begin at byte `position` of the content; all of one piece."""
+        length = self._vouched.length
+        total = self._intake.task_file.geometry.length
+        while len(view):
+            part = view[:length - position % length]
+            self._hasher.update(part)
+            position += len(part)
+            view = view[len(part):]
+            if position % length == 0 or position == total:
+                self._compare(position)
+
+    def end(self, position: int) -> None:
+        """The content ends here, as nobody could tell before."""
+        if position % self._vouched.length:
+            self._compare(position)
+        if position not in vouched_lengths(self._vouched):
+            raise not_vouched(self._vouched, self._intake.place, position)
+
+    def rewind(self) -> None:
+        """Forget what came of the part that isn't finished."""
+        self._hasher = new_hasher(self._vouched.algorithm)
+
+    def _compare(self, stop: int) -> None:
+        """The part that ends before byte `stop`; one that was never told is of a longer content."""
+        index = (stop - 1) // self._vouched.length
+        told = self._vouched.values[index * self._size:(index + 1) * self._size]
+        found = self._hasher.digest()
+        self.rewind()
+        if not told:
+            raise not_vouched(self._vouched, self._intake.place, stop)
+        if found != told:
+            piece_index = (stop - 1) // self._intake.task_file.geometry.piece_size
+            raise PieceMismatch(f"{self._intake.place}: piece {piece_index} isn't what its hash "
+                                "told beforehand says", "the source, or a mirror of it, has "
+                                "another file", piece_index)
 
 
 class HeldPiece:
@@ -85,6 +166,8 @@ class ContentSink:
         self._stop = stop
         self._overlaps = overlaps
         self._piece: Optional[Union[HeldPiece, PieceSink]] = None  # not all of its bytes came yet
+        vouched = intake.vouched
+        self._parts = VouchedParts(intake, vouched) if vouched is not None else None
 
     def feed(self, view: memoryview) -> None:
         self._intake.meter.add(len(view))
@@ -95,6 +178,8 @@ class ContentSink:
             piece_index = self.position // geometry.piece_size
             piece_stop = geometry.stop(piece_index)
             part = rest[:piece_stop - self.position]
+            if self._parts is not None:
+                self._parts.feed(self.position, part)
             self._current(piece_index).feed(part)
             rest = rest[len(part):]
             self.position += len(part)
@@ -108,6 +193,8 @@ class ContentSink:
 
     def end(self) -> None:
         """The content ends here, and with it a piece shorter than the others."""
+        if self._parts is not None:
+            self._parts.end(self.position)
         if self._piece is not None:
             self._close_piece(self.position % self._intake.task_file.geometry.piece_size)
 
@@ -116,6 +203,8 @@ class ContentSink:
         if self._piece is not None:
             self.position -= self.position % self._intake.task_file.geometry.piece_size
             self._piece = None
+        if self._parts is not None:
+            self._parts.rewind()
 
     def _current(self, piece_index: int) -> Union[HeldPiece, PieceSink]:
         if self._piece is None:
