@@ -132,6 +132,21 @@ def parse_at_least_one(text: str) -> int:
     return count
 
 
+def parse_tries(text: str) -> int:
+    """0 or 'inf': for ever."""
+    return 0 if text.strip() == "inf" else parse_count(text)
+
+
+def parse_statuses(text: str) -> Tuple[int, ...]:
+    """HTTP statuses, a comma list."""
+    statuses = tuple(parse_count(part) for part in text.replace("\n", ",").split(",")
+                     if part.strip())
+    for status in statuses:
+        if not 400 <= status <= 599:
+            raise UsageError(f"no error status: {status}", "they are 400 to 599")
+    return statuses
+
+
 def parse_port(text: str) -> int:
     if not _is_number(text) or int(text) > 65535:
         raise UsageError(f"not a port: {text!r}", "ports are 0 (any free one) to 65535")
@@ -502,9 +517,48 @@ class GetSettings(Settings):
     role = "get"
     limit_rate_bps: float = setting(0.0, "most bytes a second for this download: 500k, 2.5m, "
                                     "100mbit; 0 = no limit", parse_rate, "RATE", shown="0")
-    timeout_s: float = setting(30.0, "give a silent connection up after this long",
+    timeout_s: float = setting(30.0, "give a silent connection up after this long; 0 = never",
                                parse_duration, "TIME", shown="30s")
-    tries: int = setting(20, "try a source this often", parse_at_least_one, "N", shown="20")
+    connect_timeout_s: Optional[float] = setting(None, "the same, while connecting",
+                                                 parse_duration, "TIME", shown="--timeout's")
+    read_timeout_s: Optional[float] = setting(None, "the same, once connected",
+                                              parse_duration, "TIME", shown="--timeout's")
+    deadline_s: float = setting(0.0, "give up if not all is here after this long; 0 = never",
+                                parse_duration, "TIME", shown="0")
+    tries: int = setting(20, "try a source this often; 0 or inf = for ever", parse_tries, "N",
+                         shown="20")
+    waitretry_s: float = setting(10.0, "pause between two tries at most this long",
+                                 parse_duration, "TIME", shown="10s")
+    retry_on_http_error: Tuple[int, ...] = setting((), "try again, too, when the source answers "
+                                                   "by this status; may be repeated, or a comma "
+                                                   "list", parse_statuses, "STATUS")
+    retry_connrefused: bool = setting(False, "try again, too, when the connection is refused or "
+                                      "the name isn't found", parse_bool)
+    wait_s: float = setting(0.0, "pause between two files", parse_duration, "TIME", shown="0")
+    max_redirect: int = setting(20, "follow so many redirects", parse_count, "N", shown="20")
+    jobs: int = setting(0, "fetch so many files at once; 0 = small ones together, large ones one "
+                        "after the other", parse_count, "N", shown="0")
+    progress: str = setting("", "bar, dot, none or json; bar:force draws without a terminal, "
+                            "dot:mega and the like set the size of a dot", metavar="TYPE",
+                            shown="bar on a terminal, dots in a log, else none")
+    content_disposition: bool = setting(False, "name the file as the source does", parse_bool)
+    trust_server_names: bool = setting(False, "name the file after where redirects lead",
+                                       parse_bool)
+    user_agent: str = setting("", "name of this client", metavar="TEXT", shown="dfly/VERSION")
+    no_netrc: bool = setting(False, "take no users and passwords from ~/.netrc", parse_bool)
+    no_proxy: bool = setting(False, "use no proxy, whatever http_proxy and the like say",
+                             parse_bool)
+    ca_certificate: Tuple[str, ...] = setting((), "PEM file of authorities to trust beside the "
+                                              "system's; may be repeated, or a comma list",
+                                              each(parse_path), "FILE")
+    ca_directory: str = setting("", "folder of PEM files of authorities to trust instead of the "
+                                "system's", parse_path, "DIR")
+    crl_file: str = setting("", "PEM file of certificates that are revoked", parse_path, "FILE")
+    no_check_certificate: bool = setting(False, "believe any server", parse_bool)
+    secure_protocol: str = setting("auto", "auto, TLSv1_2 or TLSv1_3: the oldest that is spoken",
+                                   metavar="NAME", shown="auto")
+    ciphers: str = setting("", "cipher list, as OpenSSL writes it", metavar="LIST")
+    no_p2p: bool = setting(False, "straight from the source, without a swarm", parse_bool)
     no_source: bool = setting(False, "fail rather than go to the source without a swarm",
                               parse_bool)
     filter: Tuple[str, ...] = setting((), "query parameters that don't matter: URLs that differ "

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
 
+HIDDEN = "==SUPPRESS=="  # argparse's word for an option that --help leaves out
+
+
 class Arguments:
     """What was parsed: an attribute for each option and argument, as argparse's Namespace."""
 
@@ -37,6 +40,18 @@ class CommandParser:
     def add_argument(self, *names: str, **about: Any) -> None:
         """As argparse's."""
         self._notes.append((names, about))
+
+    def add_hidden(self, *names: str, dest: str, takes_value: bool) -> None:
+        """An option that is known but not shown; its value is text, None where it isn't given."""
+        if takes_value:
+            self.add_argument(*names, dest=dest, help=HIDDEN)
+        else:
+            self.add_argument(*names, dest=dest, action="store_const", const="yes", help=HIDDEN)
+
+    def notes(self) -> Tuple[Tuple[Tuple[str, ...], Dict[str, Any]], ...]:
+        """(names, what argparse is told of it) of each option and argument, in their order;
+        argparse adds -h and --help to them."""
+        return tuple(self._notes)
 
     def parse(self, words: List[str]) -> Arguments:
         """UsageError; SystemExit after --help."""
@@ -63,7 +78,7 @@ class CommandParser:
             values[option.dest] = option.default()
             if names[0].startswith("-"):
                 options.update(dict.fromkeys(names, option))
-            elif place or about.get("nargs") != "+":
+            elif place or about.get("nargs") not in ("+", "*"):
                 return None
             else:
                 place = option.dest

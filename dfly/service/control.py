@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, AsyncIterator, Dict, List, Optional, Protocol, Sequence
 
 from dfly import __version__
@@ -17,7 +17,14 @@ from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.config import PeerSettings
 from dfly.digest import Digest
-from dfly.errors import DflyError, FileError, ProtocolError, UsageError, printable
+from dfly.errors import (
+    DflyError,
+    DigestMismatch,
+    FileError,
+    ProtocolError,
+    UsageError,
+    printable,
+)
 from dfly.names import canonical_url, is_task_id
 from dfly.net.http_server import PiecesBody, Request, Response, error_response, json_response
 from dfly.service.download import Started, TaskDownload
@@ -121,6 +128,13 @@ class Control:
                     async for events in self._attempt(wish):
                         yield b"".join(map(_line, events))
                     return
+                except DigestMismatch as error:
+                    if not wish.partial:
+                        raise
+                    log.info("%s: starting again without %s", error, wish.partial)
+                    wish = replace(wish, partial="")
+                    yield _line({"event": "warning", "what": printable(
+                        f"{error.what}, with the part that was here: starting again without it")})
                 except SourceChanged as error:
                     if restart == RESTARTS_MAX:
                         raise

@@ -41,8 +41,9 @@ from dfly.service.managers import (
 from dfly.service.metrics import Metrics
 from dfly.service.origins import MANAGER, PEERS, Received, carried, carrier
 from dfly.service.parents import Parents
+from dfly.service.partial import Partial
 from dfly.service.runs import Runs
-from dfly.service.runtime import Tasks
+from dfly.service.runtime import Tasks, finished
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
@@ -127,6 +128,8 @@ class TaskDownload:
             core.FetchSource: self._fetch_source, core.StopSource: self._stop_source,
             core.Complete: self._on_complete, core.GiveUp: self._on_give_up,
         }
+        self._told = asyncio.Event()   # digests came, or the end
+        self.done.add_done_callback(lambda _: self._told.set())
         self._gone = False      # the file left the store
         self._held = True
         file.hold()   # not evicted while it is being filled
@@ -138,6 +141,8 @@ class TaskDownload:
         self._machine_opened()
         self._join_swarm(link, accepted)
         self._led = self._tasks.start(self._stay_led())
+        if self.wish.partial:
+            self._tasks.start(self._take_known(self.wish.partial))
 
     def start_alone(self, ingest: Ingest) -> None:
         """No manager: everything that is missing comes from the source, by `ingest`."""
@@ -351,6 +356,7 @@ class TaskDownload:
                                          message.first, message.count, message.deadline_s))
         elif isinstance(message, Digests):
             self._runs.settle(self.file.learn(message.first, message.digests))
+            self._told.set()
         elif isinstance(message, Revoke):
             self._step(core.LeaseWithdrawn(message.lease))
         elif isinstance(message, Sized):
@@ -486,6 +492,8 @@ class TaskDownload:
         try:
             if not prepared:
                 await self._check_source(ingest, pieces)
+            elif self.wish.partial:
+                await self._take_before(self.wish.partial, ingest)
             await ingest.fetch(self.file, on_piece=self._count_source, wanted=pieces)
             count = self.file.geometry.piece_count
             if count is not None:
@@ -499,6 +507,32 @@ class TaskDownload:
             await ingest.close()
         # The file's own news of the last pieces is on its way through the loop: let it pass.
         self._loop.call_soon(self._step, ended)
+
+    # ---------------------------------------------------------------- a file that came in part
+    async def _take_known(self, path: str) -> None:
+        """What the file has is compared with digests as the manager tells them."""
+        try:
+            with Partial(path) as partial:
+                while not partial.done_with(self.file) and not self.done.done():
+                    self._told.clear()
+                    await finished(asyncio.to_thread(partial.take_known, self.file))
+                    if not partial.done_with(self.file):
+                        await self._told.wait()
+                self._warn_of_partial(partial.other)
+        except DflyError as error:   # then all of it comes over the network
+            self._warn_of_partial(error.what)
+
+    async def _take_before(self, path: str, ingest: Ingest) -> None:
+        try:
+            with Partial(path) as partial:
+                await partial.take_before(self.file, ingest, self._count_source)
+                self._warn_of_partial(partial.other)
+        except FileError as error:
+            self._warn_of_partial(error.what)
+
+    def _warn_of_partial(self, why: str) -> None:
+        if why and not self.warning:
+            self.warning = f"{why}: fetching all of it"
 
     async def _check_source(self, ingest: Ingest, pieces: Optional[int]) -> None:
         """The source must still have the version whose pieces this host holds. A source without

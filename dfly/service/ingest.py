@@ -129,6 +129,13 @@ class Ingest:
         return min(wanted, self.limits.tries) if self.limits.tries else wanted
 
     @property
+    def may_range(self) -> bool:
+        """True if the source (asked by `begin`) gives parts of a content of known length."""
+        content = self._content
+        return (content is not None and content.ranges and not self.ranges_broken
+                and content.length is not None)
+
+    @property
     def place(self) -> str:
         """The URL as people may see it."""
         return shown_url(self.spec.url)

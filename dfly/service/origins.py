@@ -16,6 +16,7 @@ from dfly.store.piecefile import held_bytes
 from dfly.task import Geometry
 
 PEERS, MANAGER, SOURCE = "peers", "manager", "source"
+CACHE = "cache"   # this host had them
 
 
 @dataclass
@@ -26,7 +27,10 @@ class Received:
     came: Dict[str, int] = field(default_factory=lambda: {PEERS: 0, MANAGER: 0, SOURCE: 0})
 
     def add(self, piece: int, origin: str) -> None:
-        self.came[origin] |= 1 << piece
+        if origin == CACHE:
+            self.cache |= 1 << piece
+        else:
+            self.came[origin] |= 1 << piece
 
     @property
     def pieces(self) -> int:

@@ -91,6 +91,17 @@ def allow_descriptors() -> None:
         logging.getLogger("dfly").warning("only %d files may be open: %s", soft, error)
 
 
+async def finished(work: Awaitable[None]) -> None:
+    """`work` to its end even if whoever waits is cancelled meanwhile: a thread can't be stopped,
+    and what it uses mustn't be taken from it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait({task})
+
+
 class Tasks:
     """Background asyncio tasks that are kept, watched and ended together."""
 

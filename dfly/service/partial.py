@@ -1,0 +1,126 @@
+"""A file that came in part, by wget, curl or whatever: what it has needn't come again.
+
+It is never believed. Where a manager tells digests, pieces that match theirs are taken. Where the
+source is asked alone, nobody tells any: then the last whole piece is fetched and compared, and the
+file must not be older than the source says its content is; if both hold, the pieces before it are
+taken. Nothing here writes to that file.
+"""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from typing import Callable
+
+from dfly.errors import FileError
+from dfly.service.ingest import Ingest
+from dfly.service.origins import CACHE, carried
+from dfly.service.runtime import finished
+from dfly.source import Version
+from dfly.store import TaskFile
+from dfly.task import full_set, members, run_set
+from dfly.units import parse_http_date
+
+WRONG_MAX = 3   # pieces that don't match, until the file counts as another one
+
+
+class Partial:
+    """The file at `path`, opened; FileError if it can't be."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise FileError(f"can't read {path}: {error.strerror}") from None
+        facts = os.fstat(self._fd)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(self._fd)
+            raise FileError(f"{path} is no file to go on with")
+        self.path = path
+        self.size = facts.st_size
+        self.modified_at = facts.st_mtime
+        self.other = ""        # why it isn't the beginning of the content; "" = it may be
+        self._looked_at = 0    # piece set
+        self._wrong = 0
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Not while a thread still reads: whoever uses threads waits for them."""
+        os.close(self._fd)
+
+    def whole_pieces(self, file: TaskFile) -> int:
+        """The set of pieces all of whose bytes it has."""
+        geometry = file.geometry
+        length = geometry.length
+        if length is not None and self.size > length:
+            self.other = f"{self.path} is longer than the source's {length} bytes"
+            return 0
+        count = self.size // geometry.piece_size
+        if self.size == length and geometry.piece_count is not None:
+            count = geometry.piece_count
+        return full_set(count)
+
+    # ------------------------------------------------------------------- with digests
+    def take_known(self, file: TaskFile) -> None:
+        """Take every piece whose digest is known and matches (blocking). To be called again
+        whenever more digests were told."""
+        wanted = self.whole_pieces(file) & file.known & ~file.have & ~self._looked_at
+        for piece in members(wanted):
+            if self.other:
+                return
+            self._looked_at |= 1 << piece
+            data = self._read(file, piece)
+            digest = hashlib.sha256(data).digest()
+            if digest == file.digest_of(piece):
+                with carried(CACHE):
+                    file.put(piece, data, digest)
+            else:
+                self._wrong += 1
+                if self._wrong >= WRONG_MAX:
+                    self.other = f"{self.path} isn't the beginning of this content"
+
+    def done_with(self, file: TaskFile) -> bool:
+        """True if nothing can be taken any more."""
+        if self.other or file.failed is not None:
+            return True
+        return file.geometry.length is not None and not (
+            self.whole_pieces(file) & ~file.have & ~self._looked_at)
+
+    # ---------------------------------------------------------------- from the source alone
+    async def take_before(self, file: TaskFile, ingest: Ingest,
+                          on_piece: Callable[[int], None]) -> None:
+        """Take the pieces before the last whole one, if that is the source's, too."""
+        pieces = self.whole_pieces(file)
+        last = pieces.bit_length() - 1
+        told_at = parse_http_date(Version.parse(file.version).last_modified)
+        if told_at is not None and told_at > self.modified_at:
+            self.other = f"{self.path} is older than what the source has now"
+        if self.other or last < 1 or not ingest.may_range:
+            return
+        await ingest.fetch(file, on_piece=on_piece, wanted=run_set(last, 1))
+        await finished(asyncio.to_thread(self._take_up_to, file, last))
+
+    def _take_up_to(self, file: TaskFile, last: int) -> None:
+        if hashlib.sha256(self._read(file, last)).digest() != file.digest_of(last):
+            self.other = f"{self.path} isn't the beginning of what the source has now"
+            return
+        for piece in members(full_set(last) & ~file.have):
+            data = self._read(file, piece)
+            with carried(CACHE):
+                file.put(piece, data, hashlib.sha256(data).digest())
+
+    def _read(self, file: TaskFile, piece: int) -> bytes:
+        start, size = file.geometry.start(piece), file.geometry.size_of(piece)
+        data = b""
+        while len(data) < size:
+            try:
+                part = os.pread(self._fd, size - len(data), start + len(data))
+            except OSError as error:
+                raise FileError(f"can't read {self.path}: {error.strerror}") from None
+            if not part:
+                raise FileError(f"{self.path} became shorter while it was read")
+            data += part
+        return data
