@@ -2,14 +2,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Dict, List, Optional
 
 import pytest
 
-from dfly.cli.target import Target, name_from_url, target_for
-from dfly.errors import FileError
+from dfly.cli.target import Rules, Target, freshness, name_from_url, parse_modes, target_for
+from dfly.errors import FileError, UsageError
+from tests.support import MONDAY, SourceServer
+
+MONDAY_S = 1_767_607_200
 
 
 @pytest.mark.parametrize("url, name", [
@@ -79,6 +84,14 @@ def test_p_does_not_move_o(tmp_path: Path) -> None:
     assert target_for("http://h/f", "here/x", str(tmp_path)).path == "here/x"
 
 
+def test_the_folder_of_o_must_be_there_and_that_of_p_is_made(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="No such file"):
+        target_for("http://h/f", str(tmp_path / "gone" / "x"), None).check()
+    assert not (tmp_path / "gone").exists()
+    target_for("http://h/f", None, str(tmp_path / "new" / "er")).check()
+    assert (tmp_path / "new" / "er").is_dir()
+
+
 def test_checks_come_before_the_download(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is a folder"):
         target_for("http://h/f", str(tmp_path), None).check()
@@ -103,3 +116,237 @@ def test_a_current_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.M
     gone.rmdir()
     with pytest.raises(FileError):
         target_for("http://files.example/a", None, None).check()
+
+
+# ----------------------------------------------------------------------------- rules of names
+@pytest.mark.parametrize("modes, url, name", [
+    ("windows", "http://h/a%3Ab?Q=x%7Cy", "a%3Ab@Q=x%7Cy"),
+    ("windows", "http://h/f%3F", "f%3F"),
+    ("ascii", "http://h/n%C3%A4", "n%C3%A4"),
+    ("lowercase", "http://h/A%20B%C3%84?Q=X", "a b\u00c4?q=x"),
+    ("uppercase", "http://h/a.iso", "A.ISO"),
+    ("nocontrol", "http://h/a%1bb", "a_b"),
+    ("unix, ascii,LOWERCASE", "http://h/%C3%84", "%c3%84"),
+])
+def test_restricted_names(modes: str, url: str, name: str) -> None:
+    assert Rules(modes=parse_modes(modes)).name(url) == name
+
+
+@pytest.mark.parametrize("modes", ["vms", "unix,windows", "lowercase,uppercase", "\x1b[2J"])
+def test_modes_that_are_none(modes: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_modes(modes)
+    assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize("page, name", [
+    ("main.htm", "main.htm"), ("a/b", "a_b"), ("..", "index.html"), ("", "index.html")])
+def test_the_default_page(page: str, name: str) -> None:
+    assert Rules(default_page=page).name("http://h/dir/") == name
+
+
+@pytest.mark.parametrize("rules, url, path", [
+    ({}, "http://h:80/a/b/f", "h/a/b/f"),
+    ({}, "http://H:8080/a/b/f", "h:8080/a/b/f"),
+    ({}, "https://u:p@h:80/f", "h:80/f"),
+    ({}, "http://h", "h/index.html"),
+    ({}, "http://h/d/", "h/d/index.html"),
+    ({"host_folder": False}, "http://h/a/f", "a/f"),
+    ({"cut": 2}, "http://h/a/b/c/f", "h/c/f"),
+    ({"cut": 9}, "http://h/a/b/c/f", "h/f"),
+    ({"protocol_folder": True}, "http://h/a/f", "http/h/a/f"),
+    ({"protocol_folder": True, "host_folder": False}, "https://h/a/f", "https/a/f"),
+    ({"modes": ["windows"]}, "http://h:8080/a%3A/f", "h+8080/a%3A/f"),
+    ({"modes": ["uppercase"]}, "http://h:8080/a/f", "H:8080/A/F"),
+    ({}, "http://h/a//./b/../f", "h/a/f"),
+    ({}, "http://h/../../../etc/f", "h/etc/f"),
+    ({}, "http://h/%2e%2e/%2e%2e/etc/f", "h/etc/f"),
+    ({}, "http://h/..%2f..%2fetc/...%20/f", "h/.._.._etc/_/f"),
+    ({"host_folder": False}, "http://h/%2Fetc/f", "_etc/f"),
+    ({}, "http://../a/f", "_/a/f"),
+    ({}, "http://h/a%00b%1b/f", "h/a_b_/f"),
+])
+def test_folders_as_in_the_url(rules: Dict[str, Any], url: str, path: str) -> None:
+    assert target_for(url, None, None, Rules(folders=True, **rules)).path == path
+    assert target_for(url, None, "p", Rules(folders=True, **rules)).path == "p/" + path
+    assert target_for(url, "o", None, Rules(folders=True, **rules)).path == "o"
+
+
+def test_folders_without_end() -> None:
+    with pytest.raises(UsageError, match="150 folders"):
+        target_for("http://h/" + "a/" * 150, None, None, Rules(folders=True))
+
+
+@pytest.mark.parametrize("told, name", [
+    ("nice.txt", "nice.txt"), ("../../etc/passwd", "_.._etc_passwd"),
+    ("/etc/passwd", "_etc_passwd"),
+    (".bashrc", "bashrc"), ("..", "f"), ("", "f"), ("a\x00\nb", "a__b"), ("x" * 500, "x" * 240)])
+def test_a_name_told_by_a_server_is_no_path_and_hides_nothing(told: str, name: str) -> None:
+    target = target_for("http://h/a/f", None, "p", Rules(folders=True))
+    assert target.named(told).path == f"p/h/a/{name}"
+    assert target_for("http://h/f", "mine", None).named(told).path == "mine"
+
+
+WGET_SAYS: List[List[str]] = [
+    [], ["-x"], ["-x", "-nH"], ["-x", "--cut-dirs=1"], ["-x", "--protocol-directories"],
+    ["-nH", "--cut-dirs=1", "--protocol-directories"], ["--default-page=main.htm"],
+    ["--restrict-file-names=windows", "-x"], ["--restrict-file-names=ascii,uppercase"]]
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="needs wget")
+@pytest.mark.parametrize("options", WGET_SAYS, ids=" ".join)
+def test_names_are_wgets(options: List[str], tmp_path: Path) -> None:
+    rules = Rules(folders="-x" in options, host_folder="-nH" not in options,
+                  protocol_folder="--protocol-directories" in options,
+                  cut=int("--cut-dirs=1" in options),
+                  default_page="main.htm" if "--default-page=main.htm" in options else "index.html",
+                  modes=[mode for option in options if option.startswith("--restrict")
+                         for mode in parse_modes(option.partition("=")[2])])
+    paths = ["/a/b/c/file.bin", "/d/", "/", "/a%20b", "/n%C3%A9", "/a:b", "/q?a=1&b=x%20y"]
+    with SourceServer() as source:
+        for path in paths:
+            source.add(path.partition("?")[0], b"x")
+        urls = [source.url(path) for path in paths]
+        subprocess.run(["wget", "-q", *options, *urls], cwd=tmp_path, check=True, timeout=60,
+                       env={**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(tmp_path)})
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    ours = {target_for(url, None, None, rules).path for url in urls}
+    assert {path for path in found if not path.endswith(".1")} == ours
+
+
+# ----------------------------------------------------------------------------- names that are taken
+def files(folder: Path) -> Dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != "source"}
+
+
+def target_in(folder: Path, output: Optional[str] = None, **rules: Any) -> Target:
+    place = None if output is None else str(folder / output)
+    return target_for("http://h/f", place, str(folder), Rules(**rules))
+
+
+@pytest.mark.parametrize("output, rules, left", [
+    (None, {}, {"f": "old", "f.1": "new"}),
+    ("f", {}, {"f": "new"}),
+    (None, {"replace": True}, {"f": "new"}),
+    (None, {"folders": True, "host_folder": False}, {"f": "new"}),
+    (None, {"backups": 1}, {"f": "new", "f.1": "old"}),
+    (None, {"backups": 3, "replace": True}, {"f": "new", "f.1": "old"}),
+    ("f", {"backups": 1}, {"f": "new"}),
+])
+def test_what_becomes_of_a_name_that_is_taken(output: Optional[str], rules: Dict[str, Any],
+                                              left: Dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    target = target_in(tmp_path, output, **rules)
+    target.check()
+    assert not target.skipped
+    put(target, b"new", tmp_path)
+    assert files(tmp_path) == left
+
+
+@pytest.mark.parametrize("output", [None, "f"])
+def test_no_clobber(output: Optional[str], tmp_path: Path) -> None:
+    target = target_in(tmp_path, output, no_clobber=True, backups=1)
+    assert not target.skipped
+    (tmp_path / "f").write_text("old")
+    assert target.skipped
+    with pytest.raises(FileError, match="appeared"):
+        put(target, b"new", tmp_path)
+    assert files(tmp_path) == {"f": "old"}
+    (tmp_path / "f").unlink()
+    (tmp_path / "f").mkdir()
+    with pytest.raises(FileError, match="is a folder"):
+        target.check()
+
+
+def test_backups_move_up_and_the_last_falls_off(tmp_path: Path) -> None:
+    for content in "abcde":
+        put(target_in(tmp_path, backups=3), content.encode(), tmp_path)
+    assert files(tmp_path) == {"f": "e", "f.1": "d", "f.2": "c", "f.3": "b"}
+
+
+def test_a_backup_of_a_link_is_the_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "f").symlink_to("real")
+    put(target_in(tmp_path, backups=1), b"new", tmp_path)
+    assert (tmp_path / "f.1").is_symlink() and (tmp_path / "real").read_text() == "old"
+    assert (tmp_path / "f").read_text() == "new" and not (tmp_path / "f").is_symlink()
+
+
+def test_backups_where_there_are_no_hard_links(tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "f").write_text("old")
+    put(target_in(tmp_path, backups=1), b"new", tmp_path)
+    assert files(tmp_path) == {"f": "new", "f.1": "old"}
+
+
+def test_a_backup_that_can_not_be_made_leaves_all_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "f.1").mkdir()
+    with pytest.raises(FileError):
+        put(target_in(tmp_path, backups=1), b"new", tmp_path)
+    assert (tmp_path / "f").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["f", "f.1", "source"]
+
+
+def test_too_many_backups() -> None:
+    for count in (-1, 1_000_000):
+        with pytest.raises(UsageError):
+            Rules(backups=count)
+
+
+# ----------------------------------------------------------------------------- times
+@pytest.mark.parametrize("output", [None, "o"])
+def test_the_time_comes_from_the_store_unless_it_is_not_wanted(output: Optional[str],
+                                                               tmp_path: Path) -> None:
+    stored = tmp_path / "stored"
+    stored.write_bytes(b"x")
+    os.utime(stored, (1_600_000_000, 1_600_000_000))
+    with open(stored, "rb") as file:
+        kept = target_in(tmp_path, output).put(str(stored), file.fileno())
+        assert os.stat(kept).st_mtime == 1_600_000_000
+        assert os.stat(kept).st_ino == os.stat(stored).st_ino
+        fresh = target_in(tmp_path, output, server_time=False).put(str(stored), file.fileno())
+    assert os.stat(fresh).st_mtime > 1_700_000_000
+    assert os.stat(stored).st_mtime == 1_600_000_000
+
+
+@pytest.mark.parametrize("told, wanted, stamped", [
+    (MONDAY, True, True), (MONDAY, False, False), ("", True, False), ("rubbish", True, False),
+    ("Mon, 05 Jan 1601 10:00:00 GMT", True, False)])
+def test_a_file_of_our_own_is_given_the_time(told: str, wanted: bool, stamped: bool,
+                                             tmp_path: Path) -> None:
+    target = target_in(tmp_path, server_time=wanted)
+    with target.temporary() as own, open(own, "x+b") as file:
+        path = target.take(own, file.fileno(), told)
+    assert (os.stat(path).st_mtime == MONDAY_S) == stamped
+
+
+def test_devices_are_given_no_time(tmp_path: Path) -> None:
+    before = os.stat("/dev/null").st_mtime
+    put(target_for("http://h/f", "/dev/null", None, Rules(server_time=False)), b"x", tmp_path)
+    assert os.stat("/dev/null").st_mtime == before
+
+
+@pytest.mark.parametrize("size, age_s, length, told, fetch, why", [
+    (11, 0, 11, MONDAY, False, "no newer than local"),
+    (11, 0, None, MONDAY, False, "no newer than local"),
+    (11, 1, 11, MONDAY, True, "Remote file is newer"),
+    (11, -1, 11, MONDAY, False, "no newer than local"),
+    (4, 0, 11, MONDAY, True, "The sizes do not match (local 4)"),
+    (11, 0, 11, "", True, "missing"),
+    (11, 0, 11, "rubbish", True, "invalid"),
+])
+def test_what_is_fresh(size: int, age_s: int, length: Optional[int], told: str, fetch: bool,
+                       why: str, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(bytes(size))
+    os.utime(file, (MONDAY_S - age_s, MONDAY_S - age_s))
+    found = freshness("f", file.stat(), length, told)
+    assert found.fetch == fetch and why in found.why
+
+
+def test_what_is_not_there_is_fetched() -> None:
+    assert freshness("f", None, 11, MONDAY).fetch
