@@ -1,14 +1,15 @@
 """An HTTP/1.1 client: one request at a time on pooled connections, bodies through the movers.
 
 It does what is asked and no more: no redirects, no retries (but one, silently, when a connection
-out of the pool turns out to have died while it rested), no cookies, no proxy. What an answer means
-is its caller's. A response owns its connection until its body is done or it is released.
+out of the pool turns out to have died while it rested), no cookies. What an answer means is its
+caller's, and so is the way to the server (route.py). A response owns its connection until its body
+is done or it is released.
 """
 from __future__ import annotations
 
 import asyncio
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import SplitResult, quote
 
@@ -18,6 +19,7 @@ from dfly.errors import NetworkError, ProtocolError
 from dfly.names import split_url
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
+from dfly.net.route import DIRECT, Proxy, Route, ascii_host, connected
 from dfly.net.stream import READ_MAX, Stream, TimedOut
 from dfly.net.transfer import IDLE_S, Sink, feed_body
 from dfly.wire.http11 import (
@@ -47,6 +49,8 @@ class _Key:
     port: int
     tls: Optional[TlsSettings]
     unix_path: Optional[str]
+    proxy: Optional[Proxy]
+    family: int
 
 
 class _Died(Exception):
@@ -67,13 +71,19 @@ class HttpClient:
 
     async def request(self, method: str, url: str, headers: Iterable[Tuple[str, str]] = (),
                       body: bytes = b"", *, timeout_s: float = 30.0,
-                      tls: Optional[TlsSettings] = None,
-                      unix_path: Optional[str] = None) -> ClientResponse:
-        """Send a request; the response when its head has come. `timeout_s` bounds connecting, and
-        then the time until the head is whole. Whatever the status, it is no error here."""
+                      route: Route = DIRECT) -> ClientResponse:
+        """Send a request; the response when its head has come. `timeout_s` bounds the time until
+        the head is whole, and connecting, if the route doesn't say otherwise. Whatever the
+        status, it is no error here (but a refused tunnel is)."""
         parts = split_url(url)
-        key = _key_of(parts, tls, unix_path)
+        if route.connect_timeout_s is None:
+            route = replace(route, connect_timeout_s=timeout_s)
+        key = _key_of(parts, route)
         head = _head_of(method, parts, headers, body)
+        if key.scheme == "proxy":
+            head.target = f"http://{_authority_of(parts)}{head.target}"
+            if route.proxy_login:
+                head.headers.set("Proxy-Authorization", route.proxy_login)
         call = _Call(head, head.encode() + body, url, timeout_s)
         if method in _REPEATABLE and not body:
             stream = self._from_pool(key)
@@ -82,7 +92,9 @@ class HttpClient:
                     return await self._exchange(call, key, stream, True)
                 except _Died:
                     pass  # its rest was too long for the server: once more, on a fresh one
-        return await self._exchange(call, key, await _connect(key, timeout_s), False)
+        assert parts.hostname is not None
+        stream = await connected(route, parts.scheme, parts.hostname, _port_of(parts))
+        return await self._exchange(call, key, stream, False)
 
     async def close(self) -> None:
         """Close what is idle; responses under way close theirs when they end."""
@@ -275,40 +287,45 @@ class ClientResponse:
             stream.close()
 
 
-def _key_of(parts: SplitResult, tls: Optional[TlsSettings], unix_path: Optional[str]) -> _Key:
+def _key_of(parts: SplitResult, route: Route) -> _Key:
     assert parts.hostname is not None
-    is_tls = parts.scheme == "https"
-    port = parts.port or (443 if is_tls else 80)
-    settings = (tls or TlsSettings()) if is_tls else None
-    return _Key(parts.scheme, parts.hostname, port, settings, unix_path)
+    if parts.scheme == "https":
+        return _Key("https", parts.hostname, _port_of(parts), route.tls, route.unix_path,
+                    route.proxy, route.family)
+    if route.proxy is not None:    # one connection to it serves for all servers
+        return _Key("proxy", route.proxy.host, route.proxy.port, None, None, route.proxy,
+                    route.family)
+    return _Key("http", parts.hostname, _port_of(parts), None, route.unix_path, None, route.family)
 
 
-async def _connect(key: _Key, timeout_s: float) -> Stream:
-    if key.unix_path is not None:
-        return await Stream.connect_unix(key.unix_path, timeout_s)
-    return await Stream.connect(key.host, key.port, tls=key.tls, timeout_s=timeout_s)
+def _port_of(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _authority_of(parts: SplitResult) -> str:
+    """Host and port as they stand in a Host header."""
+    assert parts.hostname is not None
+    host = ascii_host(parts.hostname)
+    host = f"[{host}]" if ":" in host else host
+    default = 443 if parts.scheme == "https" else 80
+    return host + (f":{parts.port}" if parts.port not in (None, default) else "")
+
+
+def target_of(parts: SplitResult) -> str:
+    """What of a URL stands in the request line."""
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return quote(target, safe=string.punctuation)
 
 
 def _head_of(method: str, parts: SplitResult, given: Iterable[Tuple[str, str]],
              body: bytes) -> RequestHead:
-    assert parts.hostname is not None
     headers = Headers(given)
-    host = parts.hostname
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise NetworkError(f"{host}: not a host name") from None
-    host = f"[{host}]" if ":" in host else host
-    default = 443 if parts.scheme == "https" else 80
-    port = f":{parts.port}" if parts.port not in (None, default) else ""
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    for name, value in (("Host", host + port), ("User-Agent", USER_AGENT), ("Accept", "*/*"),
-                        ("Accept-Encoding", "identity")):
+    for name, value in (("Host", _authority_of(parts)), ("User-Agent", USER_AGENT),
+                        ("Accept", "*/*"), ("Accept-Encoding", "identity")):
         if name not in headers:
             headers.add(name, value)
     headers.remove("Transfer-Encoding")  # how the body is framed is said here and nowhere else
     headers.remove("Content-Length")
     if body or method in _WITH_BODY:
         headers.add("Content-Length", str(len(body)))
-    return RequestHead(method, quote(target, safe=string.punctuation), headers)
+    return RequestHead(method, target_of(parts), headers)

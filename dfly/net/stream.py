@@ -180,6 +180,11 @@ class Stream:
             self.close()
             raise
 
+    def shown_certificate(self) -> bytes:
+        """The certificate that the other side showed, DER, believed or not; b"" = none."""
+        assert self.secure
+        return self.sock.getpeercert(binary_form=True) or b""  # type: ignore[attr-defined]
+
     async def handshake(self, deadline: Optional[float] = None) -> None:
         """Finish the TLS handshake of a wrapped socket, either side's. `deadline`: loop time."""
         import ssl

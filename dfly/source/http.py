@@ -6,17 +6,14 @@ source ignores ranges, and is used as the whole content; an encoded body is refu
 lengths and digests are of the plain bytes. What to do about a refusal (again, later, another way)
 is the business of ingest. Retrying, pieces and files may not be here.
 
-The caller's headers are for the origin that the caller named. When a redirect leaves it (another
-scheme, host or port), only those that can't be a secret go along (PLAIN).
+What a request carries on behalf of its caller is visit.py's, where redirects lead hops.py's.
 """
 from __future__ import annotations
 
-import base64
+import asyncio
 import os
-import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
@@ -26,10 +23,9 @@ from dfly.errors import (
     NetworkError,
     ProtocolError,
     TlsError,
-    UsageError,
     printable,
 )
-from dfly.names import split_url
+from dfly.net.route import ProxyDenied
 from dfly.source import (
     RangesBroken,
     SourceChanged,
@@ -38,6 +34,11 @@ from dfly.source import (
     Version,
     shown_url,
 )
+from dfly.source.challenge import parse_challenges
+from dfly.source.facts import facts_of_answer
+from dfly.source.hops import Hop, redirect_target
+from dfly.source.hops import checked_headers as checked_headers
+from dfly.source.visit import Outfit, Visit
 from dfly.wire.http11 import (
     REASONS,
     Headers,
@@ -52,91 +53,50 @@ if TYPE_CHECKING:
     from dfly.net.limiter import Limiter
     from dfly.net.transfer import Sink
 
-REDIRECTS = (301, 302, 303, 307, 308)
-REDIRECT_BODY_MAX = 16 * 1024  # bytes: shorter ones are read, so that the connection is kept
-FILE_NAME_MAX = 255            # bytes of a name that file systems take
-PLAIN = ("accept", "accept-language", "user-agent", "cache-control", "pragma")
-OURS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
-        "if-unmodified-since", "connection", "content-length", "transfer-encoding", "te", "trailer",
-        "upgrade", "expect", "keep-alive", "proxy-connection")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+DISCARDED_MAX = 16 * 1024  # bytes: shorter bodies of no use are read, to keep the connection
+DISCARD_S = 5.0            # but not for longer than a new connection would take
 HINTS = {403: "the source forbids it: check the URL, or give credentials with --header",
          404: "check the URL", 410: "check the URL", 429: "the source wants fewer requests: "
          "try again later", 503: "the source is overloaded: try again later"}
 
 
-def checked_headers(headers: Sequence[Tuple[str, str]]) -> Tuple[Tuple[str, str], ...]:
-    """A caller's headers as they go to the source; UsageError for those that can't be given."""
-    kept: List[Tuple[str, str]] = []
-    for name, value in headers:
-        if not _HEADER_NAME.fullmatch(name) or any(c in value for c in "\r\n\0"):
-            raise UsageError(f"not a header: {printable(name)!r}", "write it like 'Name: value'")
-        if name.lower() in OURS:
-            raise UsageError(f"the header {name} can't be given", "dfly sets it itself")
-        if name.lower() == "accept-encoding":
-            if value.strip().lower() not in ("identity", ""):
-                raise UsageError("Accept-Encoding can only be identity",
-                                 "dfly spreads the bytes as they are")
-            continue
-        kept.append((name, value))
-    return tuple(kept)
-
-
 class HttpSource:
-    """Opens http and https URLs."""
+    """Opens http and https URLs. What it learns while it does (logins asked for, cookies) serves
+    its next requests for the same Access, and those of no other."""
 
-    def __init__(self, client: HttpClient, *, redirects_max: int = 20, timeout_s: float = 30.0,
-                 clock: Optional[Clock] = None) -> None:
+    def __init__(self, client: HttpClient, *, clock: Optional[Clock] = None) -> None:
         self._client = client
-        self._redirects_max = redirects_max
-        self._timeout_s = timeout_s
         self._clock = clock or Clock()
+        self._visit: Optional[Visit] = None
 
     async def open(self, request: SourceRequest) -> HttpBody:
         """See Source.open."""
-        hop = _Hop.first(request.url, request.access.headers)
+        if self._visit is None or self._visit.access != request.access:
+            self._visit = Visit(request.access)
+        way = _Way(self._client, self._visit, request)
+        hop = Hop.first(request.url)
         if request.shortcut:
             hop = hop.to(request.shortcut)
-        seen = {hop.url}
         while True:
-            response = await self._ask(hop, request)
+            response = await way.ask(hop)
             try:
-                target = _redirect_target(hop.url, response)
+                target = redirect_target(hop.url, response)
                 if target is None:
-                    return self._judge(response, hop, request)
+                    return self._judge(response, hop, way)
+                next_hop = hop.to(target)
+                way.turn(next_hop, response.status)
                 await _discard(response)
-                hop = hop.to(target)
-                self._check_redirect(hop.url, seen, request.url)
+                hop = next_hop
             except BaseException:
                 response.release()
                 raise
 
-    def _check_redirect(self, url: str, seen: set[str], asked: str) -> None:
-        if url in seen:
-            raise ProtocolError(f"{shown_url(asked)}: redirects in a loop, again to "
-                                f"{shown_url(url)}", "tell the source's administrator")
-        if len(seen) > self._redirects_max:
-            raise ProtocolError(f"{shown_url(asked)}: more than {self._redirects_max} redirects",
-                                "tell the source's administrator")
-        seen.add(url)
-
-    async def _ask(self, hop: _Hop, request: SourceRequest) -> ClientResponse:
-        headers = [*hop.headers, *_conditions(request)]
-        try:
-            return await self._client.request(
-                "GET", hop.url, headers, timeout_s=self._timeout_s,
-                tls=request.access.tls)
-        except (NetworkError, TlsError, ProtocolError) as error:
-            # Said anew with the URL; `from None` because the first line says it all.
-            raise _kind_of(error)(f"can't fetch {shown_url(hop.url)}: {error.what}",
-                                  error.hint or _hint_for(error)) from None
-
-    def _judge(self, response: ClientResponse, hop: _Hop, request: SourceRequest) -> HttpBody:
+    def _judge(self, response: ClientResponse, hop: Hop, way: _Way) -> HttpBody:
         """The answer as a body, or the error that it means."""
-        status = response.status
+        status, request = response.status, way.request
         if status == 304 and request.unless is not None:
             span = _Span(0, 0, request.unless.length)
-            return self._body(response, hop, span, request.unless, request)
+            return HttpBody(response, span, request.unless, hop, way)
         if status == 206 and request.is_ranged:
             span = _span_of(response, request, hop.url)
         elif status == 200:
@@ -144,34 +104,31 @@ class HttpSource:
         elif status == 416 and _total_of_416(response) == 0:
             span = _Span(0, 0, 0)
         else:
-            raise self._refusal(response, hop.url, request)
+            raise self._refusal(response, hop.url, way)
         _check_encoding(response.headers, hop.url)
         version = _version_of(response.headers, span.total)
         _check_version(version, request, hop.url, ranged=status == 206)
-        return self._body(response, hop, span, version, request)
+        return HttpBody(response, span, version, hop, way)
 
-    def _body(self, response: ClientResponse, hop: _Hop, span: _Span,
-              version: Version, request: SourceRequest) -> HttpBody:
-        body = HttpBody(response, span, version, self._timeout_s)
-        body.final_url = hop.url
-        body.redirected = hop.redirected
-        body.authorised = request.access.has_secrets
-        return body
-
-    def _refusal(self, response: ClientResponse, url: str, request: SourceRequest) -> DflyError:
+    def _refusal(self, response: ClientResponse, url: str, way: _Way) -> DflyError:
         status = response.status
         reason = printable(response.head.reason[:80]) or REASONS.get(status, "")
         what = f"{shown_url(url)}: {status} {reason}".rstrip()
+        proxy = way.sent.route.proxy
         if status == 401:
-            return AuthError(what, "give a user and password in the URL, or --header")
+            return AuthError(what, _login_hint(response, way.sent))
+        if status == 407 and proxy is not None:
+            return AuthError(f"{proxy.name}: {what}", ProxyDenied.hint)
         if status == 407:
             return AuthError(what, "a proxy on the way wants a password")
-        if status == 416 and request.if_version is not None:
+        if status == 416 and way.request.if_version is not None:
             return SourceChanged(f"{shown_url(url)} changed: it has no more the bytes asked for")
         if status < 400:
             return ProtocolError(f"{what}: not an answer to a download")
         hint = HINTS.get(status, "the source has a fault: try again later" if status >= 500
                          else "check the URL and the headers given")
+        if proxy is not None and url.startswith("http:"):    # it may be the proxy that says so
+            what += f" (through {proxy.name})"
         return SourceRefused(what, hint, status, self._retry_after(response.headers))
 
     def _retry_after(self, headers: Headers) -> Optional[float]:
@@ -186,6 +143,83 @@ class HttpSource:
         return max(0.0, at - (self._clock.wall() if now is None else now))
 
 
+class _Way:
+    """One request with all its redirects and challenges, until there is an answer to judge."""
+
+    def __init__(self, client: HttpClient, visit: Visit, request: SourceRequest) -> None:
+        self.request = request
+        self.visit = visit
+        self.told = False    # a secret was sent on the way
+        self.sent: Outfit    # with the last request
+        self._client = client
+        self._asked: Set[Tuple[str, str]] = set()    # URLs, with the cookies that were sent
+        self._turns = 0
+
+    async def ask(self, hop: Hop) -> ClientResponse:
+        """The answer to a hop; challenges for a login that we have are met before."""
+        answers: Dict[str, int] = {}
+        while True:
+            sent = self.sent = self.visit.outfit(hop)
+            self._asked.add((hop.url, sent.cookie))
+            try:
+                response = await self._request(hop, sent)
+            except ProxyDenied as error:
+                if self.visit.met_proxy(sent, error.challenges, _count(answers, "proxy")):
+                    continue
+                raise AuthError(f"can't fetch {shown_url(hop.url)}: {error.what}",
+                                error.hint) from None
+            self.told = self.told or sent.secret
+            self.visit.heard(hop, sent, response)
+            try:
+                if not self._is_met(hop, response, answers):
+                    return response
+                await _discard(response)
+            except BaseException:
+                response.release()
+                raise
+
+    def _is_met(self, hop: Hop, response: ClientResponse, answers: Dict[str, int]) -> bool:
+        if response.status == 401:
+            return self.visit.met(hop, self.sent, response.headers.all("WWW-Authenticate"),
+                                  _count(answers, "source"))
+        if response.status == 407:
+            return self.visit.met_proxy(self.sent, response.headers.all("Proxy-Authenticate"),
+                                        _count(answers, "proxy"))
+        return False
+
+    async def _request(self, hop: Hop, sent: Outfit) -> ClientResponse:
+        try:
+            return await self._client.request(
+                "GET", hop.url, [*sent.headers, *_conditions(self.request)],
+                timeout_s=self.visit.read_timeout_s, route=sent.route)
+        except (NetworkError, TlsError, ProtocolError) as error:
+            # Said anew with the URL; `from None` because the first line says it all.
+            raise _kind_of(error)(f"can't fetch {shown_url(hop.url)}: {error.what}",
+                                  error.hint or _hint_for(error)) from None
+
+    def turn(self, hop: Hop, status: int) -> None:
+        """A redirect leads to `hop`: an error if that is no good."""
+        redirects_max = self.visit.access.manners.max_redirects
+        self._turns += 1
+        asked = shown_url(self.request.url)
+        if self._turns > redirects_max:
+            what = (f"more than {redirects_max} redirects" if redirects_max else
+                    f"redirects to {shown_url(hop.url)}, which isn't to be followed")
+            raise SourceRefused(f"{asked}: {what}", "allow more redirects, or tell the source's "
+                                "administrator", status)
+        # With another cookie the same URL may have another answer.
+        if (hop.url, self.visit.jar.header(hop.url)[0]) in self._asked:
+            raise ProtocolError(f"{asked}: redirects in a loop, again to {shown_url(hop.url)}",
+                                "tell the source's administrator")
+
+
+def _count(answers: Dict[str, int], whose: str) -> int:
+    """How many challenges were met before this one."""
+    before = answers.get(whose, 0)
+    answers[whose] = before + 1
+    return before
+
+
 @dataclass(frozen=True)
 class _Span:
     """Bytes [start, stop) of a content of `total` bytes."""
@@ -198,23 +232,30 @@ class _Span:
 class HttpBody:
     """SourceBody over a response."""
 
-    def __init__(self, response: ClientResponse, span: _Span, version: Version,
-                 timeout_s: float) -> None:
+    def __init__(self, response: ClientResponse, span: _Span, version: Version, hop: Hop,
+                 way: _Way) -> None:
         self.version = version
         self.total = span.total
         self.start = span.start
         self.stop = span.stop
         self.ranged = response.status == 206
         self.unchanged = response.status == 304
-        self.final_url = response.url
-        self.redirected = False
-        self.facts = SourceFacts(response.status, file_name=_file_name(response.headers))
-        self.authorised = False
-        self._timeout_s = timeout_s
+        self.final_url = hop.url
+        self.redirected = hop.redirected
+        # Where a shortcut leads may have been told for a secret; then it is one, too.
+        self.authorised = way.told or (bool(way.request.shortcut) and way.visit.was_told)
+        self._visit = way.visit
+        self._head = response.head
         self._response: Optional[ClientResponse] = response
         if span.start == span.stop:    # nothing of use is to come
             response.release()
             self._response = None
+
+    @property
+    def facts(self) -> SourceFacts:
+        """See SourceBody.facts."""
+        cookies = self._visit.jar.lines() if self._visit.access.wants_cookies else ()
+        return facts_of_answer(self._head, self.final_url, cookies)
 
     async def receive(self, sink: Sink, limits: Sequence[Limiter] = ()) -> int:
         """See SourceBody.receive. The connection is kept if all went well, else closed."""
@@ -223,7 +264,7 @@ class HttpBody:
             sink.finish()
             return 0
         try:
-            return await response.receive(sink, limits, idle_timeout_s=self._timeout_s)
+            return await response.receive(sink, limits, idle_timeout_s=self._visit.read_timeout_s)
         except NetworkError as error:
             raise NetworkError(f"{shown_url(self.final_url)}: {error.what}",
                                error.hint) from None
@@ -239,51 +280,7 @@ class HttpBody:
             self._response = None
 
 
-# --------------------------------------------------------------------------- requests, hops
-@dataclass(frozen=True)
-class _Hop:
-    """One URL on the way, without user and password, and the headers that may go there."""
-
-    url: str
-    headers: Tuple[Tuple[str, str], ...]
-    redirected: bool = False
-
-    @classmethod
-    def first(cls, url: str, headers: Sequence[Tuple[str, str]]) -> _Hop:
-        return cls("", checked_headers(headers))._at(url)
-
-    def to(self, url: str) -> _Hop:
-        """The next hop: another origin gets no header that may be a secret."""
-        headers = self.headers
-        if _origin(url) != _origin(self.url):
-            headers = tuple(pair for pair in headers if pair[0].lower() in PLAIN)
-        return replace(self, headers=headers, redirected=True)._at(url)
-
-    def _at(self, url: str) -> _Hop:
-        parts = split_url(url)
-        headers = self.headers
-        if parts.username is not None or parts.password is not None:
-            login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-            if not any(name.lower() == "authorization" for name, _ in headers):
-                basic = base64.b64encode(login.encode()).decode("ascii")
-                headers += (("Authorization", f"Basic {basic}"),)
-        place = parts.netloc.rpartition("@")[2]
-        path, query = _ascii(parts.path) or "/", _ascii(parts.query)
-        clean = urlunsplit((parts.scheme, place, path, query, ""))
-        return replace(self, url=clean, headers=headers)
-
-
-def _origin(url: str) -> Tuple[str, str, Optional[int]]:
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
-
-
-def _ascii(text: str) -> str:
-    """What a request line may carry: other characters escaped, escapes left as they are."""
-    return quote(text, safe="!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-
-
+# --------------------------------------------------------------------------------- requests
 def _conditions(request: SourceRequest) -> List[Tuple[str, str]]:
     """The headers that dfly itself asks by."""
     headers = [("Accept-Encoding", "identity")]
@@ -299,28 +296,16 @@ def _conditions(request: SourceRequest) -> List[Tuple[str, str]]:
     return headers
 
 
-def _redirect_target(base: str, response: ClientResponse) -> Optional[str]:
-    """Where the answer sends us; None if it doesn't."""
-    location = response.headers.get("Location")
-    if response.status not in REDIRECTS or not location:
-        return None
-    # Header values come as Latin-1; servers that put more into a Location mean UTF-8.
-    text = location.encode("latin-1", "replace").decode("utf-8", "replace")
-    try:
-        target = urljoin(base, _ascii(text))
-        split_url(target)
-    except (ValueError, UsageError):
-        raise ProtocolError(f"{shown_url(base)}: redirects to {printable(text[:200])!r}",
-                            "only http and https can be followed") from None
-    return target.partition("#")[0]
-
-
 async def _discard(response: ClientResponse) -> None:
     """Read a short body away so that the connection lives; close on any other."""
     length = response.headers.get("Content-Length") or ""
-    if length.isdigit() and int(length[:9]) <= REDIRECT_BODY_MAX:
-        await response.read(REDIRECT_BODY_MAX)
-    response.release()
+    try:
+        if length.isdigit() and int(length[:9]) <= DISCARDED_MAX:
+            await asyncio.wait_for(response.read(DISCARDED_MAX), DISCARD_S)
+    except (asyncio.TimeoutError, NetworkError, ProtocolError):
+        pass  # the body was of no use; the connection is closed, and the next one tells
+    finally:
+        response.release()
 
 
 # ---------------------------------------------------------------------------------- answers
@@ -389,23 +374,6 @@ def _check_version(version: Version, request: SourceRequest, url: str, *, ranged
     raise SourceChanged(f"{shown_url(url)} changed while it was fetched")
 
 
-def _file_name(headers: Headers) -> str:
-    """The file name of Content-Disposition as a plain base name, or ""."""
-    value = headers.get("Content-Disposition")
-    if not value:
-        return ""
-    from email.message import Message  # a megabyte, which a peer doesn't need
-    message = Message()
-    message["Content-Disposition"] = value
-    try:
-        told = message.get_filename("") or ""
-    except (ValueError, LookupError):    # an escape or a charset that isn't one
-        return ""
-    name = re.split(r"[/\\]", told)[-1]
-    name = "".join(c for c in name if c.isprintable()).lstrip(".").strip()
-    return name if len(name.encode("utf-8", "replace")) <= FILE_NAME_MAX else ""
-
-
 def _moment(date: str) -> Optional[float]:
     """Seconds since 1970 of an HTTP date; None if it isn't one."""
     from email.utils import parsedate_to_datetime
@@ -413,6 +381,21 @@ def _moment(date: str) -> Optional[float]:
         return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
+
+
+def _login_hint(response: ClientResponse, sent: Outfit) -> str:
+    """What to do about a 401."""
+    if sent.own_login:
+        return "the Authorization header that was given is refused"
+    if sent.login:
+        return "user name or password is refused"
+    offered = parse_challenges(response.headers.all("WWW-Authenticate"))
+    if offered and not any(challenge.strength for challenge in offered):
+        schemes = printable(", ".join(sorted({challenge.scheme for challenge in offered}))[:80])
+        return (f"it wants a login by {schemes}: give what it needs with "
+                "--header 'Authorization: ...'")
+    return ("give --user and --password, or a netrc, or where a token is wanted "
+            "--header 'Authorization: ...'")
 
 
 def _hint_for(error: DflyError) -> str:

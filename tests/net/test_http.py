@@ -28,6 +28,7 @@ from dfly.net.http_server import (
     error_response,
     json_response,
 )
+from dfly.net.route import Route
 from dfly.net.stream import Stream, TimedOut
 from dfly.wire.http11 import format_content_range, parse_range
 from tests.net.loopback import (
@@ -462,7 +463,8 @@ def test_unix_sockets_are_private_and_stale_ones_replaced(tmp_path: Path) -> Non
         async with world() as w:
             await w.server.listen_unix(path)
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-            response = await w.client.request("GET", "http://local/query", unix_path=path)
+            response = await w.client.request("GET", "http://local/query",
+                                              route=Route(unix_path=path))
             assert await response.read(100) == b'["GET",{}]\n'
             other = HttpServer(w.site.handle, w.server.movers)
             with pytest.raises(AddressInUse):

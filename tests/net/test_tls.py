@@ -15,6 +15,7 @@ from dfly.access import TlsSettings
 from dfly.errors import NetworkError, TlsError, UsageError
 from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
+from dfly.net.route import Route
 from dfly.net.stream import Stream
 from dfly.net.tls import client_context
 from dfly.wire.http11 import CloseBody, LengthBody
@@ -238,7 +239,7 @@ def test_the_client_keeps_a_tls_connection(certificate: Path) -> None:
                 client = HttpClient(movers)
                 for _ in range(3):
                     response = await client.request("GET", f"https://localhost:{port}/x",
-                                                    tls=trusting(certificate))
+                                                    route=Route(trusting(certificate)))
                     assert await response.read(100) == b"round"
                 assert await served == 3
                 await client.close()
