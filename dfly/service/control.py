@@ -30,6 +30,7 @@ from dfly.net.http_server import PiecesBody, Request, Response, error_response, 
 from dfly.service.download import Started, TaskDownload
 from dfly.service.managers import Managers
 from dfly.service.metrics import Metrics
+from dfly.service.story import Story
 from dfly.service.wish import Seen, Wish, wish_of
 from dfly.source import SourceChanged, Version
 from dfly.store import PieceStore
@@ -156,6 +157,7 @@ class Control:
         before = download.received.pieces
         download.waiters += 1
         download.file.hold()
+        story = Story(download, peer.clock, began_at) if wish.explain else None
         try:
             events = [{"event": "accepted", "task": download.file.task_id,
                        "length": download.file.geometry.length,
@@ -173,6 +175,7 @@ class Control:
                     yield [{"event": "warning", "what": printable(warned)}]
                 yield [{"event": "progress", **progress_of(download, before)}]
             download.done.result()
+            done_at = peer.clock.now()
             await peer.check(download, wish.checks)
             if not download.file.whole():
                 raise FileError("the file in the store was changed by someone",
@@ -181,8 +184,11 @@ class Control:
             yield [*events, {"event": "done", "task": download.file.task_id,
                              "path": download.file.path,
                              "seconds": round(peer.clock.now() - began_at, 3),
-                             **progress_of(download, before)}]
+                             **progress_of(download, before),
+                             **({"story": story.told(done_at)} if story else {})}]
         finally:
+            if story is not None:
+                story.end()
             download.waiters -= 1
             download.file.release()
             await self._let_go(download)

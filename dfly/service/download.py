@@ -34,6 +34,7 @@ from dfly.service.content import discard
 from dfly.service.ingest import Ingest, held_state
 from dfly.service.managers import (
     LINK_WAIT_S,
+    Address,
     ManagerLink,
     Managers,
     SwarmMessage,
@@ -44,6 +45,7 @@ from dfly.service.parents import Parents
 from dfly.service.partial import Partial
 from dfly.service.runs import Runs
 from dfly.service.runtime import Tasks, finished
+from dfly.service.story import ParentStory, Troubles
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
@@ -97,7 +99,9 @@ class TaskDownload:
         self.wish = wish
         self.received = Received(cache=file.have)
         self.token = b""
-        self.warning = ""
+        self._warning = ""
+        self.troubles = Troubles(means.clock)
+        self.losses = Troubles(means.clock)    # of P2P
         self.waiters = 0
         self.started_at = means.clock.now()
         self.facts = SourceFacts()   # what the source said; nobody's cookies
@@ -192,6 +196,25 @@ class TaskDownload:
     def runs(self) -> int:
         """Runs being fetched now."""
         return len(self._runs)
+
+    @property
+    def uses_source(self) -> bool:
+        """This host itself goes to the source now."""
+        return self._source is not None and not self._source.done()
+
+    def parents_told(self) -> Dict[Address, ParentStory]:
+        """What each parent gave so far."""
+        return {self._parents.addresses[number]: told
+                for number, told in self._runs.told.items()}
+
+    @property
+    def warning(self) -> str:
+        """What callers should know by now; "" = nothing."""
+        return self._warning
+
+    def warn(self, what: str) -> None:
+        self._warning = what
+        self.losses.add(what)
 
     def allow_source(self) -> None:
         """A later caller doesn't forbid the source."""
@@ -337,7 +360,7 @@ class TaskDownload:
     def _distrust(self, error: ProtocolError) -> None:
         """The manager says what can't be: go on without it."""
         log.warning("manager %s is not followed any more: %s", self.led_by, error)
-        self.warning = f"manager {self.led_by} says what can't be: {error.what}"
+        self.warn(f"manager {self.led_by} says what can't be: {error.what}")
         link, self._link = self._link, None
         if link is not None:
             self._means.managers.distrust(self.file.task_id, link.address)
@@ -375,7 +398,7 @@ class TaskDownload:
             error.status = message.status
         if isinstance(error, MANAGERS_OWN) and not self.is_done:
             # The manager can't get it; this host may, and others hold pieces.
-            self.warning = f"the manager could not get the file: {error.what}"
+            self.warn(f"the manager could not get the file: {error.what}")
             self._step(core.ManagerLost(for_good=True))
             self._step(core.NoManagerAnswers())
             return
@@ -383,6 +406,8 @@ class TaskDownload:
 
     def link_lost(self) -> None:
         self._link = None
+        if not self.is_done:
+            self.troubles.add(f"the link to manager {self.led_by} was lost")
         self._step(core.ManagerLost())
         self._lost.set()
 
@@ -445,6 +470,8 @@ class TaskDownload:
 
     def _tell_failed(self, effect: core.TellFailed) -> None:
         self._means.metrics.add("dfly_leases_failed_total", reason=effect.failure.name.lower())
+        self.troubles.add(f"a run of pieces failed ({effect.failure.name.lower()}): "
+                          f"{effect.detail}")
         if self._link is not None:
             self._link.failed(effect.lease, self._swarm, effect.piece, effect.failure,
                               effect.detail)
@@ -477,7 +504,7 @@ class TaskDownload:
 
     def _fetch_source(self, effect: core.FetchSource) -> None:
         if self._machine.lost_p2p and not self.warning:
-            self.warning = "the managers and all known parents were lost"
+            self.warn("the managers and all known parents were lost")
         self._source = self._tasks.start(self._carry_source(effect.pieces))
 
     def _stop_source(self, effect: core.StopSource) -> None:
@@ -488,6 +515,7 @@ class TaskDownload:
     async def _carry_source(self, pieces: Optional[int]) -> None:
         ingest = self._ingest or self._means.ingest(self.wish, self._limits)
         prepared, self._ingest = self._ingest is not None, None
+        ingest.on_trouble = self.troubles.add
         ended = core.SourceEnded()
         try:
             if not prepared:
@@ -531,8 +559,9 @@ class TaskDownload:
             self._warn_of_partial(error.what)
 
     def _warn_of_partial(self, why: str) -> None:
-        if why and not self.warning:
-            self.warning = f"{why}: fetching all of it"
+        if why:
+            self.troubles.add(why)
+            self._warning = self._warning or f"{why}: fetching all of it"
 
     async def _check_source(self, ingest: Ingest, pieces: Optional[int]) -> None:
         """The source must still have the version whose pieces this host holds. A source without

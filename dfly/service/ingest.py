@@ -110,6 +110,7 @@ class Ingest:
         self.spec = spec
         self.limits = limits
         self.meter = Meter()
+        self.on_trouble: Callable[[str], None] = _nobody   # hears of each failure that is mended
         self.ranges_broken = False
 
     @property
@@ -253,6 +254,7 @@ class Ingest:
         if told_s is not None:
             delay_s = max(delay_s, min(told_s, RETRY_AFTER_MAX_S))
         log.info("%s; trying again in %.1f s", error.what, delay_s)
+        self.on_trouble(f"{error.what}; tried again after {delay_s:.1f} s")
         await self._pause(delay_s)
 
 
@@ -281,6 +283,10 @@ class Attempts:
                 error.hint = NOT_BEGUN if self._beginning else BROKE_OFF
             raise error
         await self._ingest.pause(self._failures, error)
+
+
+def _nobody(what: str) -> None:
+    """The log has it, too."""
 
 
 def _is_transient(error: DflyError, statuses: Sequence[int]) -> bool:

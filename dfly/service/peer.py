@@ -270,7 +270,7 @@ class Peer:
         download = self._begin(wish, file)
         download.facts = replace(content.facts, cookies=())
         if why:
-            download.warning = f"no P2P: {why}"
+            download.warn(f"no P2P: {why}")
         download.start_alone(ingest)
         return Started(download, content.facts)
 

@@ -21,6 +21,7 @@ from dfly.net.stream import TimedOut
 from dfly.service.metrics import Metrics
 from dfly.service.origins import OriginSink
 from dfly.service.parents import ParentFailed, Parents
+from dfly.service.story import ParentStory
 from dfly.store import TaskFile
 from dfly.store.sink import PieceMismatch, PieceSink
 from dfly.task import lowest, run_set
@@ -44,6 +45,7 @@ class Runs:
         self._metrics = metrics
         self._clock = Clock()
         self._loop = asyncio.get_running_loop()
+        self.told: Dict[int, ParentStory] = {}          # by parent
         self._fetches: Dict[int, Fetch] = {}
         self._settling: Dict[int, core.FetchRun] = {}   # all came; the word on some is due
         self._refuted = 0    # piece set: proved wrong while they waited for the word
@@ -62,10 +64,12 @@ class Runs:
         fetch = self._parents.fetch_of(order.parent, token, (order.first, order.count),
                                        OriginSink(sink, origin))
         fetch.limits = self._limits
-        fetch.on_end = lambda error: self._ended(order, fetch, error)
         self._fetches[order.run] = fetch
         self._refuted &= ~run_set(order.first, order.count)
         self._open += 1
+        parent = self.told.setdefault(order.parent, ParentStory(origin))
+        parent.origin, began_at = origin, self._clock.now()
+        fetch.on_end = lambda error: self._ended(order, fetch, error, began_at)
         self._watch(order)
         self._parents.begin(order.parent, fetch)
 
@@ -131,8 +135,10 @@ class Runs:
         self._set_timer()
 
     # ----------------------------------------------------------------------------- ends
-    def _ended(self, order: core.FetchRun, fetch: Fetch, error: Optional[BaseException]) -> None:
+    def _ended(self, order: core.FetchRun, fetch: Fetch, error: Optional[BaseException],
+               began_at: float) -> None:
         self._open -= 1
+        self._note(order, error, began_at)
         if not self._open and self._let_go is not None:
             self._let_go.set_result(None)
             self._let_go = None
@@ -147,6 +153,19 @@ class Runs:
             self._tell(event)
         else:
             self._settling[order.run] = order
+
+    def _note(self, order: core.FetchRun, error: Optional[BaseException],
+              began_at: float) -> None:
+        """For whoever asks why it took so long."""
+        parent = self.told[order.parent]
+        parent.runs += 1
+        parent.seconds += self._clock.now() - began_at
+        if error is None:
+            geometry = self._file.geometry
+            parent.bytes += (geometry.stop(order.first + order.count - 1)
+                             - geometry.start(order.first))
+        elif not isinstance(error, Cancelled):
+            parent.failed += 1
 
     def _settled(self, order: core.FetchRun) -> Optional[core.Event]:
         """The end of a run of which all bytes came; None while the word on some is due."""

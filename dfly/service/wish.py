@@ -29,6 +29,7 @@ class Wish:
     limit_bps: float = 0.0
     alone: bool = False               # without a swarm, straight from the source
     partial: str = ""                 # a file that may begin as the content does
+    explain: bool = False             # tell at the end where the time went
 
     @property
     def flags(self) -> int:
@@ -61,7 +62,8 @@ def wish_of(asked: Mapping[str, Any]) -> Wish:
             checks.insert(0, spec.digest)
         wish = Wish(spec, access, tuple(dict.fromkeys(checks)), bool(asked.get("no_source")),
                     bool(asked.get("streaming")), float(asked.get("limit_bps", 0)),
-                    bool(asked.get("alone")), str(asked.get("partial", "")))
+                    bool(asked.get("alone")), str(asked.get("partial", "")),
+                    bool(asked.get("explain")))
     except (TypeError, ValueError, ProtocolError) as error:
         raise UsageError(f"malformed request: {error}") from None
     canonical_url(spec.url)  # refuses, in one line, what can't be fetched

@@ -71,6 +71,14 @@ class TaskFile(Protocol):
         """The length is known and every piece is held."""
 
     @property
+    def written(self) -> int:
+        """Bytes written since it was opened."""
+
+    @property
+    def disk_s(self) -> float:
+        """Seconds that writing them took."""
+
+    @property
     def path(self) -> Optional[str]:
         """The data file's name, for delivery by link; None where it has none."""
 

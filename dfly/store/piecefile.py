@@ -22,6 +22,7 @@ import weakref
 from contextvars import Context, copy_context
 from typing import Callable, Dict, List, Optional, Protocol, Tuple
 
+from dfly.clock import Clock
 from dfly.digest import SHA256_SIZE
 from dfly.errors import (
     DflyError,
@@ -45,6 +46,7 @@ from dfly.task import (
 )
 from dfly.units import MIB, format_size
 
+CLOCK = Clock()
 GROWTH_SIZE = 64 * MIB  # an unknown length asks the store for room in steps of this
 BLOCK_SIZE = 512  # what st_blocks counts in, whatever the file system's own block is
 READ_SIZE = MIB  # bytes read at once when a piece is verified: bounded memory for any piece size
@@ -137,6 +139,8 @@ class PieceFile:
         self.holds = 0
         self.seal: Optional[Tuple[int, int]] = None  # size, mtime_ns since it's complete
         self._modified_at: Optional[float] = None    # what the source says
+        self.written = 0       # bytes since it was opened, and how long that took
+        self.disk_s = 0.0
         self._fd = fd
         self._ledger = ledger
         self._pieces = PieceRecord()
@@ -244,6 +248,8 @@ class PieceFile:
             raise self._file_error("read", error) from error
 
     def _pwrite(self, view: memoryview, offset: int) -> None:
+        began_at = CLOCK.now()
+        self.written += len(view)
         try:
             while view:
                 count = os.pwrite(self._fd, view, offset)
@@ -251,6 +257,7 @@ class PieceFile:
                 offset += count
         except OSError as error:
             raise self._file_error("write", error) from error
+        self.disk_s += CLOCK.now() - began_at
 
     def _check_fits(self, stop: int) -> None:
         """Under `_writing`. A sender who began while the length was unknown may go on beyond it."""
