@@ -64,11 +64,10 @@ def parse_duration(text: str) -> float:
 
 def parse_http_date(text: str) -> Optional[float]:
     """Seconds since 1970 of an HTTP date (RFC 9110 5.6.7); None if it isn't one."""
-    from datetime import timezone
-    from email.utils import parsedate_to_datetime  # a megabyte, only where there are dates
+    from email.utils import mktime_tz, parsedate_tz  # a megabyte, only where there are dates
     try:
-        date = parsedate_to_datetime(text)
-        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        parts = parsedate_tz(text)
+        return None if parts is None else float(mktime_tz((*parts[:9], parts[9] or 0)))
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
 
