@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
 from urllib.parse import unquote, urlunsplit
 
-from dfly.errors import ProtocolError
-from dfly.names import origin_of, split_url
+from dfly.digest import Digest
+from dfly.errors import ProtocolError, UsageError
+from dfly.names import canonical_url, is_shared_url, origin_of, shared_digest, split_url
 from dfly.task import TaskSpec
 
 Headers = Tuple[Tuple[str, str], ...]
@@ -244,10 +245,24 @@ _READERS: Dict[str, Any] = {
 def settled(spec: TaskSpec, access: Access) -> Tuple[TaskSpec, Access]:
     """What a caller asked for with users and passwords out of its URLs, where they would be
     remembered, and named by whom he believes. UsageError for a URL that can't be fetched."""
+    if is_shared_url(spec.url):
+        return _settled_shared(spec), Access(manners=access.manners)
     logins: List[Login] = list(access.logins)
     url, *mirrors = (_without_login(url, logins) for url in (spec.url, *spec.mirrors))
     return (replace(spec, url=url, mirrors=tuple(mirrors), trust=access.trust_name),
             replace(access, logins=tuple(logins)))
+
+
+def _settled_shared(spec: TaskSpec) -> TaskSpec:
+    """A shared content is its digest and nothing else: no source is told or believed anything."""
+    digest = Digest.parse(shared_digest(spec.url))
+    if spec.digest not in (None, digest):
+        raise UsageError(f"{spec.digest} contradicts the digest in the URL", "leave one out")
+    if spec.mirrors:
+        raise UsageError("a shared content has no mirrors", "name one URL, by http:// or dfly://")
+    if spec.span is not None:
+        raise UsageError("a part of a shared content can't be named", "fetch all of it")
+    return TaskSpec(canonical_url(spec.url), digest=digest)
 
 
 def _without_login(url: str, logins: List[Login]) -> str:

@@ -1,10 +1,14 @@
 """What a content is called, as text: its URL in one spelling, its task id.
 
+A URL is http's, or dfly://sha256/HEX: a content that hosts of the cluster share and no server has,
+called by its digest. dfly://sha256/HEX/NAME is the same one with a name for the file.
+
 The client of the daemon needs no more of tasks than this, and urllib only for a URL that isn't
 plain: so it is imported where it is used.
 """
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 from dfly.errors import UsageError
@@ -17,9 +21,11 @@ if TYPE_CHECKING:
 URL_MAX = 8_000          # characters; what common servers accept in a request line
 TASK_ID_SIZE = 64        # hex digits
 REMEMBERED = 128         # URLs: one download asks for the same several times
+SHARED = "dfly://"       # begins the URL of a shared content
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLAIN = _UNRESERVED | {"/", ":"}
+_NAME = _UNRESERVED | {"%"}
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -29,7 +35,10 @@ def is_task_id(text: str) -> bool:
 
 def is_plain_url(url: str) -> bool:
     """True for most URLs that dfly can fetch: a name, maybe a port, and a path without escapes,
-    query or fragment. Everything about such a one can be told without urllib."""
+    query or fragment; or a shared content's. Everything about such a one can be told without
+    urllib."""
+    if is_shared_url(url):
+        return _shared_value(url) != ""
     scheme, _, rest = url.partition("://")
     place, _, path = rest.partition("/")
     host, colon, port = place.partition(":")
@@ -38,12 +47,49 @@ def is_plain_url(url: str) -> bool:
             and (not colon or (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535)))
 
 
+def is_shared_url(url: str) -> bool:
+    """True if no source has it: it can only come from the swarm. It may be malformed."""
+    return url[:len(SHARED)].lower() == SHARED
+
+
+def shared_digest(url: str) -> str:
+    """'sha256:HEX' that a shared content's URL names, "" for any other URL. UsageError."""
+    if not is_shared_url(url):
+        return ""
+    value = _shared_value(url)
+    if not value:
+        raise UsageError(f"malformed URL {url[:URL_MAX]!r}", "a shared content's is "
+                         "dfly://sha256/<64 hex digits>, as dfly share prints it")
+    return f"sha256:{value}"
+
+
+def shared_url(digest: str, name: str = "") -> str:
+    """The URL of the shared content with this digest ('sha256:HEX'). `name` is a file's, or ""."""
+    url = f"{SHARED}{digest.replace(':', '/')}"
+    if not name:
+        return url
+    from urllib.parse import quote
+    return f"{url}/{quote(os.fsencode(name), safe='')}"
+
+
+def _shared_value(url: str) -> str:
+    """The hex digits in the URL of a shared content, "" if it is malformed."""
+    algorithm, _, rest = url[len(SHARED):].partition("/")
+    value, _, name = rest.partition("/")
+    well_formed = (algorithm.lower() == "sha256" and is_task_id(value.lower())
+                   and _NAME.issuperset(name) and len(url) <= URL_MAX)
+    return value.lower() if well_formed else ""
+
+
 @lru_cache(REMEMBERED)
 def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
     """`url` in one spelling: lower-case scheme and host, no default port, no fragment, path
     escapes normalised, user name and password removed, and without the query parameters named
     in `filters`. The order of the other parameters is kept: servers may care."""
     from urllib.parse import unquote, urlunsplit
+    digest = shared_digest(url)
+    if digest:
+        return shared_url(digest)
     parts = split_url(url)
     assert parts.hostname is not None
     host = parts.hostname.lower()
@@ -71,8 +117,9 @@ def _normal_escapes(text: str) -> str:
 
 @lru_cache(REMEMBERED)
 def split_url(url: str) -> SplitResult:
-    """`urlsplit` that refuses what dfly can't fetch, in one line."""
+    """`urlsplit` that refuses what can't be asked of a server, in one line."""
     from urllib.parse import urlsplit
+    shared_digest(url)   # a malformed one is told so
     if len(url) > URL_MAX:
         raise UsageError(f"URL of {len(url)} characters", f"the longest is {URL_MAX}")
     if any(c <= " " or c == "\x7f" for c in url):
@@ -94,7 +141,9 @@ def split_url(url: str) -> SplitResult:
 
 def origin_of(url: str) -> str:
     """'scheme://host:port' of a URL that dfly can fetch, the port always told: who may be told
-    the same secrets."""
+    the same secrets. Of a shared content it is no place: nobody is told any."""
+    if shared_digest(url):
+        return f"{SHARED}sha256"
     parts = split_url(url)
     assert parts.hostname is not None
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
