@@ -7,7 +7,7 @@ from typing import Any, Mapping, Optional, Tuple
 from dfly.access import Access, SourceFacts, settled
 from dfly.digest import Digest
 from dfly.errors import ProtocolError, UsageError
-from dfly.names import canonical_url
+from dfly.names import canonical_url, is_shared_url
 from dfly.source.http import checked_headers
 from dfly.task import TaskSpec
 from dfly.wire.codec import wish_from
@@ -60,7 +60,9 @@ def wish_of(asked: Mapping[str, Any]) -> Wish:
         checks = [Digest.parse(text) for text in str(asked.get("check", "")).split()]
         if spec.digest is not None:
             checks.insert(0, spec.digest)
-        wish = Wish(spec, access, tuple(dict.fromkeys(checks)), bool(asked.get("no_source")),
+        shared = is_shared_url(spec.url)   # then there is no source to go to
+        wish = Wish(spec, access, tuple(dict.fromkeys(checks)),
+                    shared or bool(asked.get("no_source")),
                     bool(asked.get("streaming")), float(asked.get("limit_bps", 0)),
                     bool(asked.get("alone")), str(asked.get("partial", "")),
                     bool(asked.get("explain")))
@@ -68,6 +70,8 @@ def wish_of(asked: Mapping[str, Any]) -> Wish:
         raise UsageError(f"malformed request: {error}") from None
     canonical_url(spec.url)  # refuses, in one line, what can't be fetched
     checked_headers(wish.access.headers)
+    if shared and wish.alone:
+        raise UsageError("only the swarm has a shared content", "leave out --no-p2p")
     if not 0 <= wish.limit_bps < float("inf"):
         raise UsageError("a limit that can't be")
     return wish
