@@ -8,7 +8,6 @@ plain: so it is imported where it is used.
 """
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 
 from dfly.errors import UsageError
@@ -64,12 +63,12 @@ def shared_digest(url: str) -> str:
 
 
 def shared_url(digest: str, name: str = "") -> str:
-    """The URL of the shared content with this digest ('sha256:HEX'). `name` is a file's, or ""."""
+    """The URL of the shared content with this digest ('sha256:HEX'). `name`: of a file, or ""."""
     url = f"{SHARED}{digest.replace(':', '/')}"
     if not name:
         return url
     from urllib.parse import quote
-    return f"{url}/{quote(os.fsencode(name), safe='')}"
+    return f"{url}/{quote(name.encode('utf-8', 'surrogateescape'), safe='')}"
 
 
 def _shared_value(url: str) -> str:

@@ -23,7 +23,7 @@ from dfly.core.cost import LocalityCost
 from dfly.core.pacing import PRODUCTION
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
-from dfly.names import canonical_url
+from dfly.names import canonical_url, is_shared_url
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import (
     Answer,
@@ -39,6 +39,7 @@ from dfly.net.link import Link
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream
 from dfly.service.config_server import Registrar, Registry
+from dfly.service.givers import Givers, GiversSource, SharedIngest
 from dfly.service.hostlinks import (
     DigestNews,
     HostLink,
@@ -135,6 +136,7 @@ class Manager:
         self._source_limit = Limiter(settings.source_limit_bps)
         self.swarms = Swarms(self.store, self._ingest, self, self.metrics, self.clock,
                              settings.revalidate_s)
+        self._givers = Givers(self._hosts, self._offers, self.swarms.of_task, self.clock)
         self._pieces = PieceServer(self._served, self.metrics,
                                    (Limiter(settings.upload_limit_bps),),
                                    settings.upload_slots * UPLOADS_PER_SLOT)
@@ -207,6 +209,10 @@ class Manager:
     def _ingest(self, spec: TaskSpec, access: Access) -> Ingest:
         limits = IngestLimits(connections=self.settings.source_connections, tries=TRIES_MAX,
                               limiters=(self._source_limit,))
+        if is_shared_url(spec.url):
+            hosts = GiversSource(self._givers, self.store, self._client, spec.task_id)
+            return SharedIngest(hosts, spec, lambda: self._givers.checked(
+                spec.task_id, self.decide), limits=limits, rng=self._rng)
         return Ingest(source_for(spec, HttpSource(self._client)), spec, access, limits=limits,
                       rng=self._rng)
 
@@ -419,6 +425,7 @@ class Manager:
         task = self.swarms.of_task(offer.task_id)
         if task is not None:
             self.opened(task)
+        self._givers.came(offer.task_id)
 
     def opened(self, task: LedTask) -> None:
         """A task is led: hosts that offered this version of it join. Other offers are void, and
@@ -432,7 +439,8 @@ class Manager:
             if (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length)):
-                self._accept(host, task, offer, self._possible(task, offer.have))
+                self._accept(host, task, offer, self._givers.believed(
+                    task, number, self._possible(task, offer.have)))
 
     def _on_have(self, host: HostLink, have: Have) -> None:
         task = self._task_of(host, have.swarm)

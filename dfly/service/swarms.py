@@ -67,6 +67,8 @@ class LedTask:
     source_bytes: int = 0
     members: Set[int] = field(default_factory=set)     # hosts
     awaiting: Set[int] = field(default_factory=set)    # those with leases on undigested pieces
+    givers: Set[int] = field(default_factory=set)      # of a shared task: who holds all of it
+    checked: bool = False          # of a shared task: what came from them has its digest
     news_for_all: bool = False     # digests that those without leases on them haven't heard of
     news_at: int = 0               # digests that there were when all were last to hear
     used_at: float = 0.0
@@ -79,6 +81,7 @@ class LedTask:
         """The host isn't in the swarm any more."""
         self.members.discard(host)
         self.awaiting.discard(host)
+        self.givers.discard(host)
 
     @property
     def state(self) -> str:
@@ -230,7 +233,9 @@ class Swarms:
         self._drop(min(idle, key=lambda task: task.used_at))
 
     def _is_fresh(self, task: LedTask) -> bool:
-        return (task.fetching is not None
+        """No need to ask the source: it said so just now, or what is here is what was asked for
+        whatever the source has by now."""
+        return (task.fetching is not None or task.file.complete and _is_named_by_digest(task.spec)
                 or self._clock.now() - task.checked_at < self._revalidate_s)
 
     async def _ask(self, spec: TaskSpec, access: Access) -> Content:
@@ -356,6 +361,10 @@ class Swarms:
 
 def _same(task: LedTask, content: Content) -> bool:
     return content.unchanged or content.version.same_as(task.version)
+
+
+def _is_named_by_digest(spec: TaskSpec) -> bool:
+    return spec.digest is not None and spec.digest.is_strong
 
 
 def _failed(done: "asyncio.Task[Content]") -> bool:
