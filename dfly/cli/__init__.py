@@ -1,7 +1,8 @@
 """The command line: a table of commands, each in a module that is imported only when it is run.
 
 `main()` alone turns errors into text and exit codes. The table, --help and --version need no
-module beyond this one, because every start pays for what is imported here.
+module beyond this one, because every start pays for what is imported here. Called by the name of
+dfget it is that program (dfget.py).
 """
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
         def run(self, args: Arguments) -> int: ...
 
-INTERRUPTED = 130   # 128 + SIGINT, as shells count
+DFGET = "dfget"     # the other name that this program answers to
+SIGNALLED = 128     # plus the signal's number, as shells count
+INTERRUPTED = 130   # that of SIGINT
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF)
 PIPE_CLOSED = 141   # 128 + SIGPIPE: who read our output has left
 
@@ -50,21 +53,28 @@ COMMANDS: Dict[str, Command] = {
     "cache": Command("dfly.cli.cache", "list, verify or remove what this host keeps"),
     "demo": Command("dfly.cli.demo", "show a whole cluster on this machine in some seconds"),
     "simulate": Command("dfly.cli.simulate", "run the scheduler over thousands of virtual hosts"),
+    "completion": Command("dfly.cli.completion", "print what completes dfly's words in a shell"),
 }
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command line; the exit code."""
     _prepare_streams()
+    program = called_as() if argv is None else "dfly"
+    words = sys.argv[1:] if argv is None else argv
     try:
-        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        if program == DFGET:
+            from dfly.cli import dfget
+            code = dfget.run(words)
+        else:
+            code = dispatch(words)
         sys.stdout.flush()
         return code
     except DflyError as error:
-        sys.stderr.write(f"dfly: {printable(str(error))}\n")
+        sys.stderr.write(f"{program}: {printable(str(error))}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:   # by which signal, where one says so
+        return SIGNALLED + int(stop.args[0]) if stop.args else INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return PIPE_CLOSED
@@ -72,8 +82,17 @@ def main(argv: Optional[List[str]] = None) -> int:
         if error.filename is not None or error.errno not in OUTPUT_ERRORS:
             raise
         _drop_output()
-        sys.stderr.write(f"dfly: standard output: {error.strerror}\n")
+        sys.stderr.write(f"{program}: standard output: {error.strerror}\n")
         return FileError.exit_code
+
+
+def called_as() -> str:
+    """'dfget' for a link or copy of that name, which a shell gives in argv[0] and a zipapp keeps;
+    else 'dfly'. A command of dfly is one by any name: a daemon that dfget starts is the same file,
+    called the same."""
+    if os.path.basename(sys.argv[0]) == DFGET and not set(sys.argv[1:2]) & set(COMMANDS):
+        return DFGET
+    return "dfly"
 
 
 def _prepare_streams() -> None:
@@ -95,7 +114,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _dispatch(argv: List[str]) -> int:
+def dispatch(argv: List[str]) -> int:
+    """Run the command that `argv` begins with."""
     if not argv:
         sys.stderr.write(overview())
         return UsageError.exit_code
