@@ -1,9 +1,11 @@
-"""Many small files in one command: downloads that run ahead of their turn.
+"""Many files in one command: jobs that run ahead of their turn.
 
-The daemon would wait for the source, the manager and the client in turn, once for each file. So a
-few requests are under way at once, and each download is told of, named and delivered when its turn
-comes, in the order of the command line. How many at once grows with each small file that came; a
-large one brings it back to one, since that shares the link with nobody for the better.
+A small file is a round of messages with the daemon, at whose end both mostly wait; so some run at
+once, each on a thread for its first half. The rest stays as without them: files are put in their
+places and told of one after the other, in the order of the command line. How many run at once
+grows with each small file that came; a large one brings it back to one, since that shares the link
+with nobody for the better. With a number of jobs given, so many run at once whatever their size,
+and each is finished as soon as it can be.
 """
 from __future__ import annotations
 
@@ -11,84 +13,91 @@ import threading
 from collections import deque
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Tuple
+from typing import Deque, Iterable, Iterator, List, Optional
 
-from dfly.cli.download import Download
-from dfly.clock import Clock
+from dfly.cli.deliver import stop_copies
+from dfly.cli.job import Job
 
-WIDTH_MAX = 8        # downloads under way at once: more bring nothing on a few cores
+WIDTH_MAX = 8        # jobs under way at once: more bring nothing on a few cores
 SMALL_MAX = 8 << 20  # bytes
+END_S = 0.15         # for copies that are under way to clear away, when the user has had enough
 
-Event = Dict[str, Any]
 
-
-def ahead(downloads: Iterable[Download]) -> Iterator[Begun]:
-    """Each download in its order, begun already. Whoever takes the next has run the last to its
-    end."""
-    begun: Deque[Begun] = deque()
-    coming = iter(downloads)
-    work: SimpleQueue[Optional[Begun]] = SimpleQueue()
+def ahead(jobs: Iterable[Job]) -> Iterator[int]:
+    """The exit code of each job, in their order."""
+    begun: Deque[_Begun] = deque()
+    coming = iter(jobs)
+    work: SimpleQueue[Optional[_Begun]] = SimpleQueue()
     width, threads = 1, 0
     try:
         while True:
-            for download in islice(coming, max(0, width - len(begun))):
-                begun.append(Begun(download))
+            for job in islice(coming, max(0, width - len(begun))):
+                begun.append(_Begun(job, at_once=False))
                 work.put(begun[-1])
             if threads < width:
                 threads += 1
-                threading.Thread(target=_fetch_all, args=(work,), daemon=True).start()
+                threading.Thread(target=_work, args=(work,), daemon=True).start()
             if not begun:
                 return
             first = begun.popleft()
-            yield first
-            if first.length is not None:
-                width = min(width + 1, WIDTH_MAX) if first.length <= SMALL_MAX else 1
+            yield first.code()
+            if first.job.length is not None:
+                width = min(width + 1, WIDTH_MAX) if first.job.length <= SMALL_MAX else 1
     finally:
         for _ in range(threads):
             work.put(None)
 
 
-def _fetch_all(work: SimpleQueue[Optional[Begun]]) -> None:
+def at_once(jobs: List[Job], width: int) -> Iterator[int]:
+    """The same, with so many at once; each is finished on its own."""
+    work: SimpleQueue[Optional[_Begun]] = SimpleQueue()
+    begun = [_Begun(job, at_once=True) for job in jobs]
+    for one in begun:
+        work.put(one)
+    threads = [threading.Thread(target=_work, args=(work,), daemon=True)
+               for _ in range(min(width, len(jobs)))]
+    for thread in threads:
+        work.put(None)
+        thread.start()
+    try:
+        for one in begun:
+            yield one.code()
+    except BaseException:
+        stop_copies()
+        for thread in threads:
+            thread.join(END_S / len(threads))
+        raise
+
+
+def _work(work: SimpleQueue[Optional[_Begun]]) -> None:
     for begun in iter(work.get, None):
-        begun.fetch()
+        begun.run()
 
 
-class Begun:
-    """One download whose first half runs on another thread."""
+class _Begun:
+    """One job whose first half (or all of it) runs on another thread."""
 
-    def __init__(self, download: Download) -> None:
-        self.request = download.request
-        self.began_at = Clock().now()
-        self.length: Optional[int] = None   # bytes, once it's done
-        self._download = download
-        self._in_turn = False
-        self._news: SimpleQueue[Optional[Event]] = SimpleQueue()
-        self._done: Optional[Tuple[Event, int]] = None
+    def __init__(self, job: Job, *, at_once: bool) -> None:
+        self.job = job
+        self._at_once = at_once
+        self._came = threading.Event()
+        self._code = 0
         self._error: Optional[BaseException] = None
 
-    def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
-        """As Download.run; events from before its turn come at once, progress left out."""
-        self._in_turn = True
-        for event in iter(self._news.get, None):
-            on_event(event)
+    def run(self) -> None:
+        """Called once, by the thread whose work it is."""
+        try:
+            self.job.fetch()
+            if self._at_once:
+                self._code = self.job.finish()
+        except BaseException as error:
+            self._error = error   # raised where its code is asked for
+        finally:
+            self._came.set()
+
+    def code(self) -> int:
+        """Its exit code, when it has run."""
+        self._came.wait()
         if self._error is not None:
             raise self._error
-        assert self._done is not None
-        done, fd = self._done
-        path = self._download.deliver(done, fd)
-        length = done.get("length")
-        self.length = length if isinstance(length, int) else None
-        return path, done
-
-    def fetch(self) -> None:
-        """The first half; called once, by the thread whose work it is."""
-        try:
-            self._done = self._download.fetch(self._on_event)
-        except BaseException as error:
-            self._error = error  # it is raised where the download has its turn
-        finally:
-            self._news.put(None)
-
-    def _on_event(self, event: Event) -> None:
-        if self._in_turn or event.get("event") != "progress":
-            self._news.put(event)
+        return self._code if self._at_once else self.job.finish()

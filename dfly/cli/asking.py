@@ -198,8 +198,7 @@ def _tls(args: Arguments, settings: GetSettings) -> Json:
     if settings.no_check_certificate:
         tls["verify"] = False
     if args.pinnedpubkey:
-        from dfly.net.pins import parse_pins
-        tls["pins"] = list(parse_pins(args.pinnedpubkey))
+        tls["pins"] = _pins(args.pinnedpubkey)
     protocol = settings.secure_protocol.lower()
     if protocol not in PROTOCOLS:
         raise UsageError(f"--secure-protocol {printable(settings.secure_protocol)!r}",
@@ -209,6 +208,18 @@ def _tls(args: Arguments, settings: GetSettings) -> Json:
     if settings.ciphers:
         tls["ciphers"] = settings.ciphers
     return tls
+
+
+def _pins(text: str) -> List[str]:
+    """curl's and wget's way: hashes, or a file with the key."""
+    from dfly.net.pins import parse_pins, spki_pin_of_pem
+    if text.startswith("sha256//"):
+        return list(parse_pins(text))
+    try:
+        with open(text, "rb") as file:
+            return [spki_pin_of_pem(file.read(FILE_MAX))]
+    except OSError as error:
+        raise FileError(f"{text}: {error.strerror}") from None
 
 
 def read_text(path: str, bound: int) -> str:

@@ -48,6 +48,31 @@ def deliver(source_path: Optional[str], source_fd: int, size: int, target: str) 
         _raise(error, target, size)
 
 
+_stopped = False
+
+
+def stop_copies() -> None:
+    """Copies under way on other threads end with an error, and leave nothing behind: this program
+    is about to end."""
+    global _stopped
+    _stopped = True
+
+
+def _check_stopped() -> None:
+    if _stopped:
+        raise FileError("the copy was interrupted", "the download is kept")
+
+
+def append(source_fd: int, fd: int, target: str) -> None:
+    """All of the source at the end of `fd`, which will be `target`. FileError, NoSpace."""
+    size, before = os.fstat(source_fd).st_size, os.lseek(fd, 0, os.SEEK_END)
+    try:
+        _copy_by_hand(source_fd, fd, 0, size)
+    except OSError as error:
+        os.ftruncate(fd, before)
+        _raise(error, target, size)
+
+
 def _pour(source_fd: int, size: int, target: str) -> str:
     """Write into what stands there already: a device, a FIFO."""
     fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
@@ -125,6 +150,7 @@ def _copy(source_fd: int, fd: int, size: int) -> None:
     if hasattr(os, "copy_file_range"):
         try:
             while position < size:
+                _check_stopped()
                 count = os.copy_file_range(source_fd, fd, min(COPY_SIZE, size - position),
                                            position, position)
                 if not count:
@@ -139,6 +165,7 @@ def _copy(source_fd: int, fd: int, size: int) -> None:
 
 def _copy_by_hand(source_fd: int, fd: int, position: int, size: int) -> None:
     while position < size:
+        _check_stopped()
         view = memoryview(os.pread(source_fd, min(READ_SIZE, size - position), position))
         if not view:
             raise FileError(f"the stored file has only {position} of its {size} bytes",

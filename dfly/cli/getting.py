@@ -1,4 +1,4 @@
-"""What `dfly get` does with its options: find or start the peer daemon, ask it for each URL, put
+"""What `dfly get` does with its options: find or start the peer daemon, ask it for each file, put
 the finished files where the user wants them.
 
 The work is the daemon's; this is its thin client, and what it imports costs every start: no
@@ -6,38 +6,50 @@ typing, no dataclasses, and the rest only where it is needed.
 """
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+from dfly.cli.asking import Asking
 from dfly.cli.autostart import ensure_daemon
-from dfly.cli.download import Download, Request
+from dfly.cli.download import Request
+from dfly.cli.job import Choices, DeadlinePassed, Job
 from dfly.cli.parser import Arguments
-from dfly.cli.screen import Screen
-from dfly.cli.target import Target, target_for
+from dfly.cli.plan import check_options, digests_of, items_of, span_of
+from dfly.cli.screen import Screen, screen_for
+from dfly.cli.target import Rules, Target, parse_modes, target_for
+from dfly.cli.wget import foreign
 from dfly.config import GetSettings, load
-from dfly.errors import DflyError, UsageError, printable
-from dfly.names import is_plain_url, split_url
+from dfly.errors import DflyError, FileError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+    from types import FrameType
+    from typing import Any, Dict, Iterable, List, Optional, Union
 
-    from dfly.cli.ahead import Begun
+    from dfly.cli.pile import Pile
+    from dfly.cli.plan import Item
+
+LOG_NAME = "dfly-log"   # of --background, where no -o names another
 
 
 def get_all(args: Arguments) -> int:
-    """Download every URL of a command line, told of one after the other; the exit code of all."""
+    """Download all that a command line names; the exit code of all."""
+    warnings = foreign(args)
+    if args.no_config:
+        args.settings_file = os.devnull
     settings = load(GetSettings, args)
-    if args.json and args.output == "-":
-        raise UsageError("--json and -O - both want standard output")
-    if args.output is not None and args.output != "-" and len(args.urls) > 1:
-        raise UsageError("-O names one file, and there are several URLs",
-                         "use -P DIR, or one dfly get for each")
-    downloads = [_download(args, settings, url) for url in args.urls]
-    for download in downloads:
-        if download.target is not None:
-            download.target.check()
-    screen = Screen(quiet=args.quiet, as_json=args.json)
-    _say_of_managers(ensure_daemon(settings), settings, screen)
-    codes = [_one(download, screen) for download in _in_turn(downloads, settings)]
-    return worst(codes)
+    args.progress = settings.progress   # wherever it was said
+    check_options(args)
+    items = items_of(args)
+    asking = Asking(args, settings)
+    if args.background:
+        _go_to_background(args)
+    screen = screen_for(args, len(items))
+    for warning in warnings:
+        screen.warn(warning)
+    with screen:
+        return _Getting(args, settings, asking, screen).run(items)
 
 
 def worst(codes: List[int]) -> int:
@@ -45,62 +57,144 @@ def worst(codes: List[int]) -> int:
     return min((code for code in codes if code > 1), default=max(codes, default=0))
 
 
-def _in_turn(downloads: List[Download], settings: GetSettings) -> Iterable[Union[Download, Begun]]:
-    """The downloads in their order; small ones run ahead of their turn, where nobody set a rate
-    for each and nothing is to be written in order."""
-    if len(downloads) < 2 or settings.limit_rate_bps or downloads[0].target is None:
-        return downloads
-    from dfly.cli.ahead import ahead
-    return ahead(downloads)
+class _Getting:
+    """One run of the command."""
+
+    def __init__(self, args: Arguments, settings: GetSettings, asking: Asking,
+                 screen: Screen) -> None:
+        self._args = args
+        self._settings = settings
+        self._asking = asking
+        self._screen = screen
+        self._rules = _rules(args)
+        self._span = span_of(args)
+        self._choices = Choices(
+            settings.socket, resume=args.resume, timestamping=args.timestamping,
+            spider=args.spider or (args.method or "").upper() == "HEAD",
+            server_response=args.server_response, told_name=self._told_name)
+        self._pile: Optional[Pile] = None
+
+    def run(self, items: List[Item]) -> int:
+        args = self._args
+        if args.output not in (None, "-") and len(items) > 1:
+            from dfly.cli.pile import Pile
+            self._pile = Pile(target_for("", args.output, None, self._rules))
+        jobs = [self._job(item) for item in items]
+        if self._pile is not None:
+            self._pile.check()
+        if any(job.is_possible for job in jobs):
+            self._find_daemon()
+        catch_signals(self._settings.deadline_s)
+        try:
+            codes = list(self._in_turn(jobs))
+            if self._pile is not None:
+                self._pile.finish()
+        except DeadlinePassed as error:
+            return error.exit_code
+        finally:
+            if self._pile is not None:
+                self._pile.drop()
+        if args.save_cookies:
+            from dfly.cli.cookies import save
+            save(args.save_cookies, args.load_cookies or "",
+                 [line for job in jobs for line in job.cookies], args.keep_session_cookies)
+        return worst(codes)
+
+    def _find_daemon(self) -> None:
+        _say_of_managers(ensure_daemon(self._settings), self._settings, self._screen)
+
+    def _in_turn(self, jobs: List[Job]) -> Iterable[int]:
+        """The jobs in their order; small ones run ahead of their turn, where nobody set a rate
+        for each or a pause between them and nothing is to be written in order."""
+        settings = self._settings
+        if len(jobs) > 1 and jobs[0].target is not None and not settings.wait_s:
+            from dfly.cli.ahead import ahead, at_once
+            if settings.jobs > 1 and self._pile is None:
+                return at_once(jobs, settings.jobs)
+            if not settings.limit_rate_bps and settings.jobs != 1 and not self._choices.spider:
+                return ahead(jobs)
+        return self._one_by_one(jobs)
+
+    def _one_by_one(self, jobs: List[Job]) -> Iterable[int]:
+        for number, job in enumerate(jobs):
+            if number and self._settings.wait_s:
+                self._pause()
+            if job.target is not None:
+                job.fetch()
+            yield job.finish()
+
+    def _pause(self) -> None:
+        import random
+        import time
+        spread = random.uniform(0.5, 1.5) if self._args.random_wait else 1.0
+        time.sleep(self._settings.wait_s * spread)
+
+    # -------------------------------------------------------------------------- one file
+    def _job(self, item: Item) -> Job:
+        """What is wrong with one of several is told in its turn; of a single one, at once."""
+        try:
+            if item.error is not None:
+                raise item.error
+            target = self._target(item)
+            if target is not None and self._pile is None and not self._is_left(target):
+                target.check()
+            return Job(self._request(item, target), target, self._choices, self._screen)
+        except DflyError as error:
+            return Job(Request(item.url), Target(".", "", False), self._choices, self._screen,
+                       error)
+
+    def _is_left(self, target: Union[Target, Pile]) -> bool:
+        return self._choices.spider or (isinstance(target, Target) and target.skipped)
+
+    def _target(self, item: Item) -> Optional[Union[Target, Pile]]:
+        args = self._args
+        if args.output == "-":
+            return None
+        if self._pile is not None:
+            return self._pile
+        target = target_for(item.url, args.output, args.folder, self._rules)
+        return target.named(item.name) if item.name else target
+
+    def _request(self, item: Item, target: Optional[Union[Target, Pile]]) -> Request:
+        args, settings = self._args, self._settings
+        digest, check = digests_of(item, args, target.name if target is not None else "")
+        asked: Dict[str, Any] = {
+            "tag": args.tag, "filters": settings.filter, "digest": digest, "check": check,
+            "mirrors": item.mirrors, "span": self._span, "vouched": item.vouched,
+            "access": self._asking.access([item.url, *item.mirrors]),
+            "no_source": settings.no_source, "alone": settings.no_p2p,
+            "limit_bps": settings.limit_rate_bps, "streaming": target is None,
+            "explain": args.explain}
+        return Request(item.url, **{name: value for name, value in asked.items() if value})
+
+    def _told_name(self, facts: Dict[str, Any]) -> str:
+        """The name that the source gives the file, where the user wants that."""
+        name = ""
+        if self._settings.trust_server_names:
+            name = str(facts.get("final_name") or "")
+        if self._settings.content_disposition:
+            name = str(facts.get("file_name") or "") or name
+        return name
 
 
-def _one(download: Union[Download, Begun], screen: Screen) -> int:
-    """Run one download to its end; its exit code, after saying why it failed."""
-    screen.begin(download.request.url, download.began_at)
-    try:
-        path, done = download.run(screen.event)
-    except DflyError as error:
-        screen.failed(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        screen.interrupted()
-        raise
-    screen.done(path, done)
-    return 0
+def _rules(args: Arguments) -> Rules:
+    return Rules(default_page=args.default_page or "index.html",
+                 modes=parse_modes(args.restrict_file_names or ""),
+                 folders=args.force_directories,
+                 host_folder=not args.no_host_directories,
+                 protocol_folder=args.protocol_directories,
+                 cut=_count(args.cut_dirs, "--cut-dirs"), no_clobber=args.no_clobber,
+                 replace=args.timestamping or args.resume,
+                 backups=_count(args.backups, "--backups"),
+                 server_time=not args.no_use_server_timestamps)
 
 
-def _download(args: Arguments, settings: GetSettings, url: str) -> Download:
-    digest, check = _digests(args.digest, args.md5)
-    if not is_plain_url(url):
-        split_url(url)
-    request = Request(url, tag=args.tag, filters=settings.filter, digest=digest, check=check,
-                      headers=tuple(map(_header, args.headers)), no_source=settings.no_source,
-                      limit_bps=settings.limit_rate_bps, timeout_s=settings.timeout_s,
-                      tries=settings.tries, streaming=args.output == "-")
-    target: Optional[Target] = None
-    if args.output != "-":
-        target = target_for(url, args.output, args.folder)
-    return Download(settings.socket, request, target)
-
-
-def _digests(digest_text: Optional[str], md5: Optional[str]) -> Tuple[str, str]:
-    """(digest that names the content, digest to check at the end), '' for none."""
-    if not digest_text and not md5:
-        return "", ""
-    from dfly.digest import Digest
-    given = [Digest.parse(text) for text in (digest_text, f"md5:{md5}" if md5 else None) if text]
-    strong = [str(digest) for digest in given if digest.algorithm == "sha256"]
-    checks = sorted({str(digest) for digest in given if digest.algorithm != "sha256"})
-    if len(checks) > 1:
-        raise UsageError("--digest and --md5 contradict each other", "give one of them")
-    return (strong or [""])[0], (checks or [""])[0]
-
-
-def _header(text: str) -> Tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip() or any(c in text for c in "\r\n\0"):
-        raise UsageError(f"not a header: {printable(name)!r}", "write it like 'Name: value'")
-    return name.strip(), value.strip()
+def _count(text: Optional[str], option: str) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UsageError(f"{option}: not a whole number: {printable(text)!r}")
+    return int(text)
 
 
 def _say_of_managers(status: Optional[Dict[str, Any]], settings: GetSettings,
@@ -114,3 +208,44 @@ def _say_of_managers(status: Optional[Dict[str, Any]], settings: GetSettings,
         screen.warn("a peer daemon runs already, and it uses "
                     + (", ".join(map(printable, used)) or "no manager")
                     + f"; --manager {','.join(settings.manager)} has no effect")
+
+
+# --------------------------------------------------------------------------- signals, background
+def catch_signals(deadline_s: float = 0.0) -> None:
+    """SIGTERM ends the command as Ctrl-C does, with its own code; so does the deadline, with an
+    error."""
+    def end(number: int, frame: Optional[FrameType]) -> None:
+        raise KeyboardInterrupt(number)
+
+    def too_late(number: int, frame: Optional[FrameType]) -> None:
+        raise DeadlinePassed(f"not done within {deadline_s:g} s")
+
+    signal.signal(signal.SIGTERM, end)
+    if deadline_s:
+        signal.signal(signal.SIGALRM, too_late)
+        signal.setitimer(signal.ITIMER_REAL, deadline_s)
+
+
+def _go_to_background(args: Arguments) -> None:
+    """The rest of the command in a process of its own, without a terminal."""
+    if args.log is None and args.log_append is None:
+        number, args.log = 0, LOG_NAME
+        while os.path.lexists(args.log):
+            number += 1
+            args.log = f"{LOG_NAME}.{number}"
+    log = args.log or args.log_append
+    try:
+        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise FileError(f"{log}: {error.strerror}") from None
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        sys.stdout.write(f"Continuing in background, pid {child}.\n"
+                         f"Output will be written to {printable(log)!r}.\n")
+        sys.stdout.flush()
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
