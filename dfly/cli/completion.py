@@ -216,17 +216,17 @@ def zsh_script() -> str:
     found = commands()
     lines = ["#compdef dfly",
              _opening("zsh"), "",
-             "_dfly() {", "    local -a commands", "    if (( CURRENT == 2 )); then",
+             "_dfly() {", "    local -a commands", "    local command=$words[2] failed=1",
+             "    if (( CURRENT == 2 )); then",
              "        commands=("]
     lines += [f"            {quoted(_zsh_escaped(name) + ':' + _zsh_escaped(summary))}"
               for name, (summary, _) in found.items()]
-    lines += ["        )", "        _describe -t commands command commands",
-              "        _arguments \\", *_zsh_specs(ABOUT_DFLY), "        return", "    fi",
-              "    local command=$words[2]", "    shift words", "    (( CURRENT-- ))",
-              "    case $command in"]
+    lines += ["        )", "        _describe -t commands command commands && failed=0",
+              "        _arguments \\", *_zsh_specs(ABOUT_DFLY), "        return failed", "    fi",
+              "    shift words", "    (( CURRENT-- ))", "    case $command in"]
     for name, (_, words) in found.items():
         lines += [f"    {name})", "        _arguments \\", *_zsh_specs(words), "        ;;"]
-    lines += ["    esac", "}", "",
+    lines += ["    esac", "    return failed", "}", "",
               "if [[ ${funcstack[1]} == _dfly ]]; then  # loaded from a file in $fpath",
               '    _dfly "$@"', "else", "    compdef _dfly dfly", "fi", ""]
     return "\n".join(lines)
@@ -240,15 +240,14 @@ def _zsh_escaped(text: str) -> str:
 
 
 def _zsh_specs(words: Iterable[Word]) -> List[str]:
-    """What _arguments is told: one specification a line; the last ends without a backslash."""
+    """What _arguments is told: one specification a line; its success is _dfly's."""
     words = list(words)
     specs = [spec for option in options_of(words) for spec in _zsh_option(option)]
     places = arguments_of(words)
     for number, argument in enumerate(places, 1):
         many = number == len(places) and not (argument.choices and number == 1)
         specs.append(f"{'*' if many else number}:{_zsh_value(argument)}")
-    lines = [f"            {quoted(spec)} \\" for spec in specs]
-    return [*lines[:-1], lines[-1][:-2]]
+    return [*(f"            {quoted(spec)} \\" for spec in specs), "            && failed=0"]
 
 
 def _zsh_option(option: Word) -> List[str]:
@@ -263,10 +262,11 @@ def _zsh_option(option: Word) -> List[str]:
 
 
 def _zsh_value(word: Word) -> str:
-    """message:action"""
+    """message:action; an empty list and not _arguments' blank, which would show the message and
+    keep an option that is whole but for its end from being inserted."""
     actions = {"files": "_files", "folders": "_files -/",
                "choices": f"({' '.join(map(_zsh_escaped, word.choices))})"}
-    return f"{_zsh_escaped(word.metavar or 'value')}:{actions.get(word.kind, ' ')}"
+    return f"{_zsh_escaped(word.metavar or 'value')}:{actions.get(word.kind, '()')}"
 
 
 # ------------------------------------------------------------------------------ fish

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,12 @@ from tests.cli.test_manual import MAN, entries, section
 ROOT = Path(__file__).resolve().parents[2]
 URL = "http://files.example/dir/a.iso"
 NAMED = "--output-document=a.iso"
-# Long names of dfget 1.0.6, and the letters that it knew for them.
-DFGET_NAMES = """-u --url -o --output -n --node -s --locallimit --totallimit --minrate -e --timeout
-    -m --md5 -i --identifier -f --filter --header -p --pattern --notbs --callsystem --dfdaemon
-    --clientqueue --expiretime --alivetime --cacerts --insecure --ip --port --home -b --showbar
-    --console --verbose""".split()
+# What dfget 1.0.6 knew, letters beside their long names.
+DFGET_NAMES = re.findall(r"-+\w+", """
+    -u --url -o --output -n --node -s --locallimit --totallimit --minrate -e --timeout -m --md5
+    -i --identifier -f --filter --header -p --pattern --notbs --callsystem --dfdaemon --clientqueue
+    --expiretime --alivetime --cacerts --insecure --ip --port --home -b --showbar --console
+    --verbose""")
 
 
 # ------------------------------------------------------------------------------ translation
