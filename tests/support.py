@@ -37,6 +37,10 @@ REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 304: "Not Modified",
            503: "Service Unavailable"}
 
 
+# (status that refuses the request, 0 = none; headers of the answer, whatever it is)
+Guard = Callable[["Exchange"], Tuple[int, List[Tuple[str, str]]]]
+
+
 @dataclass(frozen=True)
 class Page:
     """What one path serves. The defaults are a well-behaved static file server's."""
@@ -50,6 +54,7 @@ class Page:
     framing: str = "length"        # or "chunked", or "close" (ends with the connection)
     headers: Tuple[Tuple[str, str], ...] = ()   # added to every answer that has a body
     authorization: str = ""        # this Authorization header or 401
+    guard: Optional[Guard] = None  # asked first: lets a request in, or says what it wants
     # -- faults
     status: int = 0                # answer this status and nothing else
     redirect: str = ""             # answer `status` or 302 with this Location
@@ -337,13 +342,18 @@ class _Answer:
 
     @classmethod
     def of(cls, page: Page, exchange: Exchange) -> _Answer:
+        told: List[Tuple[str, str]] = []
+        if page.guard is not None:
+            status, told = page.guard(exchange)
+            if status:
+                return cls(status, told)
         if page.authorization and exchange.header("authorization") != page.authorization:
             return cls(401, [("WWW-Authenticate", 'Basic realm="files"')])
         if page.redirect:
-            return cls(page.status or 302, [("Location", page.redirect)])
+            return cls(page.status or 302, [("Location", page.redirect), *told, *page.headers])
         if page.status:
             return cls(page.status, list(page.headers))
-        told = [("ETag", page.etag)] if page.etag else []
+        told += [("ETag", page.etag)] if page.etag else []
         if page.last_modified:
             told.append(("Last-Modified", page.last_modified))
         if page.conditional and _unchanged(page, exchange):

@@ -21,8 +21,8 @@ CNONCE_SIZE = 16           # random bytes: as good as the server's own nonce
 ANSWERS_MAX = 2            # to the challenges of one request: the second only to a stale nonce
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')     # of a list with commas between
-_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
+_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|$))+')   # of a list with commas between
+_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|((?:[^\s,"=][^\s,"]*)?))')
 _SCHEME = re.compile(rf"({_TOKEN})(?:\s+(.*))?", re.DOTALL)
 _HASHES: Dict[str, Tuple[int, str]] = {"sha-256": (2, "sha256"), "md5": (1, "md5")}  # strength
 

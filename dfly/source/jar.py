@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
 from dfly.access import COOKIES_BYTES_MAX, COOKIES_MAX
@@ -54,6 +54,8 @@ class Jar:
         count, size = len(jar), sum(map(_size, jar))
         # what an answer only deletes is done by make_cookies
         for cookie in jar.make_cookies(_Response(kept), request):  # type: ignore[arg-type]
+            if _is_part_of_address(cookie.domain, request.hostname):
+                continue
             if count < COOKIES_MAX and size + _size(cookie) <= COOKIES_BYTES_MAX:
                 jar.set_cookie_if_ok(cookie, request)  # type: ignore[arg-type]
                 self._set.add(_key(cookie))
@@ -86,6 +88,11 @@ class Jar:
         fields = [domain, "TRUE" if domain.startswith(".") else "FALSE", cookie.path,
                   "TRUE" if cookie.secure else "FALSE", str(cookie.expires or 0), name, value]
         return hidden + "\t".join(field.replace("\t", " ") for field in fields)
+
+
+def _is_part_of_address(domain: str, host: str) -> bool:
+    """True for the domain .0.0.1 at 127.0.0.1, which http.cookiejar takes."""
+    return domain.replace(".", "").isdigit() and domain != host
 
 
 def _key(cookie: Cookie) -> _Key:
@@ -169,9 +176,7 @@ class _Response:
 
     def __init__(self, values: Sequence[str]) -> None:
         self._values = list(values)
-
-    def info(self) -> _Response:
-        return self
+        self.info: Callable[[], _Response] = lambda: self
 
     def get_all(self, name: str, default: Any = None) -> Any:
         return self._values if name == "Set-Cookie" else default

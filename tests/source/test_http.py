@@ -1,28 +1,23 @@
 """One request to an HTTP source: what is asked, what is believed, what is refused."""
 from __future__ import annotations
 
-import asyncio
 import base64
 import socket
-from contextlib import asynccontextmanager
-from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, Tuple, Type
+from typing import Any, Iterator, Tuple, Type
 
 import pytest
 
 from dfly.access import Access, Manners
 from dfly.clock import ManualClock
 from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, ServerError, UsageError
-from dfly.net.http_client import HttpClient
-from dfly.net.mover import Movers
 from dfly.source import (
     RangesBroken,
-    SourceBody,
     SourceChanged,
     SourceRefused,
     SourceRequest,
     Version,
 )
-from dfly.source.http import HttpSource
+from tests.source.asking import ask, refused, taken
 from tests.support import MONDAY, TUESDAY, SourceServer
 
 CONTENT = bytes(range(256)) * 16
@@ -42,52 +37,6 @@ def other() -> Iterator[SourceServer]:
         yield source
 
 
-@asynccontextmanager
-async def client() -> AsyncIterator[HttpClient]:
-    movers = Movers(threads=1)
-    movers.start(asyncio.get_running_loop())
-    http = HttpClient(movers)
-    try:
-        yield http
-    finally:
-        await http.close()
-        movers.stop()
-
-
-class Taken:
-    """A sink that keeps what it's fed."""
-
-    def __init__(self) -> None:
-        self.content = b""
-        self.finished = False
-
-    def feed(self, view: memoryview) -> None:
-        self.content += bytes(view)
-
-    def finish(self) -> None:
-        self.finished = True
-
-
-def ask(request: SourceRequest, then: Callable[[SourceBody], Awaitable[Any]] | None = None,
-        **how: Any) -> Any:
-    """Open `request` and return what `then` makes of the body (default: the body, closed)."""
-    async def work() -> Any:
-        async with client() as http:
-            body = await HttpSource(http, **how).open(request)
-            try:
-                return await then(body) if then is not None else body
-            finally:
-                await body.close()
-    return asyncio.run(asyncio.wait_for(work(), 20))
-
-
-async def taken(body: SourceBody) -> bytes:
-    sink = Taken()
-    count = await body.receive(sink)
-    assert sink.finished and count == len(sink.content)
-    return sink.content
-
-
 def bearing(*headers: Tuple[str, str]) -> Access:
     """What a caller has who gives these headers."""
     return Access(headers)
@@ -95,12 +44,6 @@ def bearing(*headers: Tuple[str, str]) -> Access:
 
 def with_manners(**manners: Any) -> Access:
     return Access(manners=Manners(**manners))
-
-
-def refused(kind: Type[DflyError], request: SourceRequest, **how: Any) -> DflyError:
-    with pytest.raises(kind) as caught:
-        ask(request, **how)
-    return caught.value
 
 
 # ------------------------------------------------------------------------------ what is asked
