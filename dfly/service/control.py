@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from dataclasses import asdict, replace
-from typing import Any, AsyncIterator, Dict, List, Optional, Protocol, Sequence
+from typing import Any, AsyncIterator, Dict, List, Mapping, Optional, Protocol, Sequence
 
 from dfly import __version__
 from dfly.access import SourceFacts
@@ -30,6 +30,7 @@ from dfly.net.http_server import PiecesBody, Request, Response, error_response, 
 from dfly.service.download import Started, TaskDownload
 from dfly.service.managers import Managers
 from dfly.service.metrics import Metrics
+from dfly.service.sharing import Sharing
 from dfly.service.story import Story
 from dfly.service.wish import Seen, Wish, wish_of
 from dfly.source import SourceChanged, Version
@@ -56,6 +57,7 @@ class Daemon(Protocol):
     port: int
     started_at: float
     stop_asked: asyncio.Event
+    sharing: Sharing
 
     @property
     def downloads(self) -> List[TaskDownload]: ...
@@ -96,6 +98,9 @@ class Control:
         if parts == ["v1", "look"] and method == "POST":
             wish = wish_of(_json(await request.read_body(WISH_MAX)))
             return json_response(_seen(await self._peer.look(wish)))
+        if parts == ["v1", "share"] and method == "POST":
+            asked = _json(await request.read_body(WISH_MAX))
+            return Response(200, [("Content-Type", NDJSON)], self._sharing(asked))
         if parts == ["v1", "status"] and method == "GET":
             return json_response(self._brief() if "brief" in request.query else self._status())
         if parts == ["v1", "stop"] and method == "POST":
@@ -144,9 +149,7 @@ class Control:
                                  "what": "the source changed: starting again"})
         except DflyError as error:
             self._peer.metrics.add("dfly_downloads_total", outcome="failed")
-            yield _line({"event": "failed", "exit_code": error.exit_code,
-                         "what": printable(error.what), "hint": printable(error.hint),
-                         "status": getattr(error, "status", 0)})
+            yield _line(_failed(error))
 
     async def _attempt(self, wish: Wish) -> AsyncIterator[List[Dict[str, Any]]]:
         """The events that come at a time: those of a small task, which came whole with the
@@ -198,6 +201,17 @@ class Control:
         if not download.waiters and not download.done.done():
             await download.abandon(FileError("every caller went away",
                                              "run the same command again to go on"))
+
+    async def _sharing(self, asked: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """The sharing of one file as lines of JSON, from progress to done or failed."""
+        events = self._peer.sharing.share(str(asked.get("path", "")), asked.get("identity"))
+        try:
+            async for event in events:
+                yield _line(event)
+        except DflyError as error:
+            yield _line(_failed(error))
+        finally:
+            await events.aclose()
 
     def _content(self, request: Request, task_id: str) -> Response:
         """The bytes in order, as their pieces come."""
@@ -275,6 +289,12 @@ def _told(version: str, facts: SourceFacts) -> Dict[str, Any]:
 def _seen(seen: Seen) -> Dict[str, Any]:
     return {"length": seen.length, "via": "manager" if seen.manager else "source",
             "manager": seen.manager, **_told(seen.version, seen.facts)}
+
+
+def _failed(error: DflyError) -> Dict[str, Any]:
+    """The last event of what didn't come to a good end."""
+    return {"event": "failed", "exit_code": error.exit_code, "what": printable(error.what),
+            "hint": printable(error.hint), "status": getattr(error, "status", 0)}
 
 
 def _has_come(download: TaskDownload) -> bool:

@@ -387,6 +387,9 @@ class TaskDownload:
             count = self.file.geometry.piece_count
             assert count is not None
             self._step(core.Sized(count))
+        elif self.is_done:   # its swarm is over, and what is here whole may be wanted in another
+            self._leave()
+            self._lost.set()
         elif isinstance(message, Changed):
             self._step(core.Doomed(SourceChanged("the source changed during the download")))
         else:

@@ -26,6 +26,7 @@ from dfly.config import (
 )
 from dfly.digest import Digest
 from dfly.errors import DflyError, FileError, NetworkError, NoManager, ProtocolError
+from dfly.names import is_shared_url
 from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
@@ -40,6 +41,7 @@ from dfly.service.managers import LINK_WAIT_S, ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
+from dfly.service.sharing import Sharing
 from dfly.service.sources import source_for
 from dfly.service.wish import Seen, Wish
 from dfly.source import SourceChanged, Version
@@ -77,6 +79,7 @@ class Peer:
         self.movers = Movers()
         self.managers = Managers(self._hello, self.clock, self._rng)
         self.stop_asked = asyncio.Event()
+        self.sharing = Sharing(self)
 
     # ------------------------------------------------------------------------ life
     async def main(self, stop: asyncio.Event, ready: Ready) -> None:
@@ -145,7 +148,7 @@ class Peer:
             if download.is_over and not download.waiters:
                 del self._downloads[task_id]
                 await download.abandon(FileError("the file left the store"))
-            elif not download.is_done:
+            elif not download.is_done or task_id in self.sharing.tasks:
                 self.touch()
 
     def touch(self) -> None:
@@ -186,6 +189,10 @@ class Peer:
             return await self._start(wish, task_id)
 
     async def _start(self, wish: Wish, task_id: str) -> Started:
+        shared = is_shared_url(wish.spec.url)
+        here = await self._whole_here(wish.spec) if shared else None
+        if here is not None:
+            return Started(here, here.facts)
         why = _why_alone(wish)
         for link in [] if wish.alone or why else self.managers.for_task(task_id):
             if not await link.opened(LINK_WAIT_S):
@@ -195,7 +202,7 @@ class Peer:
             try:
                 accepted = await link.join(partial(_join, wish, held),
                                            wish.patience_s)
-            except MANAGERS_OWN as error:
+            except (*MANAGERS_OWN, NoManager) as error:
                 why = _trouble(link, error)
                 continue
             try:
@@ -209,8 +216,31 @@ class Peer:
                 log.warning("%s", why)
         if wish.no_source or self.settings.no_source:
             raise NoManager(f"no manager can give the file{why and f' ({why})'}",
-                            "name one by --manager, or allow the source")
+                            "name one by --manager, or "
+                            + ("share the file once more" if shared else "allow the source"))
         return await self._start_alone(wish, task_id, why)
+
+    async def seed(self, spec: TaskSpec) -> Optional[TaskDownload]:
+        """What the store holds whole of a task that is named by its digest, offered to others;
+        None if it doesn't."""
+        lock = self._locks.setdefault(spec.task_id, asyncio.Lock())
+        async with lock:
+            return await self._whole_here(spec)
+
+    async def _whole_here(self, spec: TaskSpec) -> Optional[TaskDownload]:
+        current = self._downloads.get(spec.task_id)
+        if current is not None and not current.is_over:
+            if not current.is_done:
+                return None
+            if current.file.whole():
+                return current
+        file = await asyncio.to_thread(self.store.find, spec.task_id)
+        if file is None or not file.complete:
+            return None
+        await self._current(spec.task_id, "")   # whatever there is, is over
+        download = self._begin(Wish(spec, no_source=True), file)
+        download.start_seeding()
+        return download
 
     async def _adopt(self, link: ManagerLink, accepted: Accepted, wish: Wish) -> TaskDownload:
         task_id = accepted.task_id
@@ -219,6 +249,8 @@ class Peer:
         current = await self._current(task_id, accepted.version)
         if current is not None:
             if not wish.no_source:
+                if is_shared_url(current.wish.spec.url):
+                    current.wish = wish   # this one knows where there is a source
                 current.allow_source()
             current.lead(link, accepted)
             return current
