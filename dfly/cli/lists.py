@@ -1,0 +1,82 @@
+"""Lists of URLs (-i): one a line, maybe after its digest; relative ones lead on from a base (-B).
+
+A line that can't be used is told of by its number and doesn't stop the others. Empty lines and
+those that begin with '#' are passed over; wget would take the latter for URLs that can't be.
+"""
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+from dfly.cli.inputs import read_input, shown
+from dfly.cli.sums import algorithm_of
+from dfly.digest import Digest
+from dfly.errors import UsageError
+from dfly.names import split_url
+from dfly.units import MIB
+
+BYTES_MAX = 16 * MIB
+URLS_MAX = 100_000
+
+
+class Listed(NamedTuple):
+    """`digest` as Digest writes it, "" = none told."""
+
+    url: str
+    digest: str
+    line: int
+
+
+class UrlList(NamedTuple):
+    """`errors`: one for each line that can't be used."""
+
+    listed: Tuple[Listed, ...]
+    errors: Tuple[UsageError, ...]
+
+
+def read_list(path: str, base: Optional[str] = None) -> UrlList:
+    """From a file, '-' = standard input. FileError; UsageError where no line can be looked at."""
+    text = read_input(path, BYTES_MAX).decode("utf-8-sig", errors="surrogateescape")
+    return parse_list(text, shown(path), base)
+
+
+def parse_list(text: str, where: str, base: Optional[str] = None) -> UrlList:
+    """`where` is what messages call it."""
+    if base:
+        split_url(base)
+    listed: List[Listed] = []
+    errors: List[UsageError] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if len(listed) + len(errors) == URLS_MAX:
+            raise UsageError(f"{where} has more than {URLS_MAX} URLs", "cut it into several")
+        try:
+            digest, url = _parted(line)
+            listed.append(Listed(url_of(url, base), digest, number))
+        except UsageError as error:
+            errors.append(UsageError(f"{where}:{number}: {error.what}", error.hint))
+    return UrlList(tuple(listed), tuple(errors))
+
+
+def url_of(text: str, base: Optional[str] = None) -> str:
+    """What was written as a URL dfly can fetch: relative to `base`, or, without one, with http://
+    put before a bare host as wget does. UsageError."""
+    if "://" not in text.partition("?")[0]:
+        if base:
+            from urllib.parse import urljoin
+            text = urljoin(base, text)
+        elif text[:1] not in ("", "/", "?", "."):
+            text = "http://" + text
+    split_url(text)
+    return text
+
+
+def _parted(line: str) -> Tuple[str, str]:
+    """(digest or "", URL)."""
+    first, _, rest = line.replace("\t", " ").partition(" ")
+    rest = rest.strip()
+    if not rest or "/" in first:
+        return "", line
+    algorithm = algorithm_of(first)
+    return str(Digest.parse(f"{algorithm}:{first}" if algorithm else first)), rest.lstrip("*")
