@@ -4,16 +4,21 @@
 A zipapp: a shebang line and a zip of the package. Entries are sorted and bear one fixed time
 (SOURCE_DATE_EPOCH if it is set) and one fixed mode. `dfly/build_id` in it is a hash of all the
 other content; the cache of compiled code goes by it (dfly/codecache.py).
+
+What only readers of the source need, comments and docstrings, stays at home: it is a third of the
+file that is copied to each host. Lines keep their numbers, so that a traceback says the same.
 """
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import os
 import sys
 import time
+import tokenize
 import zipfile
-from typing import Dict, Tuple
+from typing import Dict, Iterator, Tuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -32,10 +37,38 @@ def package_files(root: str) -> Dict[str, bytes]:
         for name in sorted(file_names):
             if name.endswith(".py") or (is_data and not name.startswith(".")):
                 with open(os.path.join(folder, name), "rb") as file:
-                    files[f"{inside}/{name}"] = file.read()
+                    content = file.read()
+                files[f"{inside}/{name}"] = spared(content) if name.endswith(".py") else content
     files["__main__.py"] = files["dfly/__main__.py"]
     files["dfly/build_id"] = build_id(files).encode()
     return files
+
+
+def spared(source: bytes) -> bytes:
+    """A module without its comments and docstrings, every statement on its line. The module's own
+    docstring stays: commands print it."""
+    lines = source.decode("utf-8").split("\n")
+    for first, column, last, end in sorted(_docstrings(source), reverse=True):
+        kept, after = lines[first][:column], lines[last].encode()[end:].decode()
+        lines[first:last + 1] = [f'{kept}""{after}', *[""] * (last - first)]
+    text = "\n".join(lines)
+    lines = text.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT and token.start[0] > 1:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    return "\n".join(lines).encode("utf-8")
+
+
+def _docstrings(source: bytes) -> Iterator[Tuple[int, int, int, int]]:
+    """(first line, column, last line, end column) of each in a class or function, counted from 0,
+    the end in bytes."""
+    for entry in ast.walk(ast.parse(source)):
+        if isinstance(entry, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and (
+                ast.get_docstring(entry, clean=False) is not None):
+            text = entry.body[0]
+            assert text.end_lineno is not None and text.end_col_offset is not None
+            yield text.lineno - 1, text.col_offset, text.end_lineno - 1, text.end_col_offset
 
 
 def build_id(files: Dict[str, bytes]) -> str:

@@ -1,12 +1,15 @@
 """The built executable: the same every time, small, quick, clear to old Pythons, safe caching."""
 from __future__ import annotations
 
+import ast
 import importlib.util
+import io
 import marshal
 import os
 import shutil
 import subprocess
 import sys
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -100,6 +103,31 @@ def version_of(python: str) -> "tuple[int, ...]":
     done = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
                           stdout=subprocess.PIPE, check=True)
     return tuple(map(int, done.stdout.split(b".")))
+
+
+def test_what_is_spared_is_words_alone(build: Any) -> None:
+    """Comments and docstrings go, every statement stays on its line."""
+    for path in sorted((ROOT / "dfly").rglob("*.py")):
+        source = path.read_bytes()
+        spared = build.spared(source)
+        assert _code(source) == _code(spared), path
+        tokens = tokenize.generate_tokens(io.StringIO(spared.decode()).readline)
+        assert not [token for token in tokens if token.type == tokenize.COMMENT
+                    and token.start[0] > 1], path
+        assert ast.get_docstring(ast.parse(source)) == ast.get_docstring(ast.parse(spared))
+
+
+def _code(source: bytes) -> List[str]:
+    """All of its syntax with lines, docstrings of classes and functions emptied."""
+    tree = ast.parse(source)
+    for entry in ast.walk(tree):
+        if isinstance(entry, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and (
+                ast.get_docstring(entry, clean=False) is not None):
+            text: Any = entry.body[0]
+            text.value.value = ""
+            text.end_lineno = text.value.end_lineno = text.lineno
+    return [f"{getattr(entry, 'lineno', '')} {ast.dump(entry)}" for entry in ast.walk(tree)
+            if isinstance(entry, ast.stmt)]
 
 
 def test_old_pythons_get_one_line(executable: Path) -> None:
