@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 
 from dfly.cli.parser import Arguments
+from dfly.clock import Clock
 from dfly.config import GetSettings
 from dfly.errors import FileError, UsageError, printable
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+    from dfly.cli.cookies import Jar
 
     Json = Dict[str, Any]
 
@@ -27,9 +30,13 @@ PROTOCOLS = {"": "", "auto": "", "pfs": "", "tlsv1_2": "TLSv1_2", "tlsv1_3": "TL
 class Asking:
     """What holds for all URLs of a command line; `access` adds what holds for one."""
 
-    def __init__(self, args: Arguments, settings: GetSettings) -> None:
+    def __init__(self, args: Arguments, settings: GetSettings,
+                 warn: Callable[[str], None]) -> None:
         self._args = args
         self._settings = settings
+        self._warn = warn
+        self._clock = Clock()
+        self._cookies: Optional[Jar] = None
         self._headers = _headers(args, settings)
         self._common: Json = {"headers": self._headers, "manners": _manners(args, settings),
                               "tls": _tls(args, settings)}
@@ -40,6 +47,7 @@ class Asking:
             self._common["preempt"] = True
         if args.save_cookies:
             self._common["wants_cookies"] = True
+        self._user: Optional[str] = args.user
         self._password: Optional[str] = None
 
     def access(self, urls: Sequence[str]) -> Json:
@@ -52,49 +60,61 @@ class Asking:
             from dfly.names import origin_of
             found["origins"] = sorted(set(map(origin_of, urls)))
         if self._args.load_cookies:
-            from dfly.cli.cookies import lines_for
-            found["cookies"] = lines_for(self._args.load_cookies, urls)
+            found["cookies"] = self._jar().lines_for(urls, self._clock.wall())
         return {name: value for name, value in found.items() if value or name == "proxies"}
 
     # ---------------------------------------------------------------------------- passwords
     def _login(self, url: str) -> List[Json]:
-        args = self._args
-        if args.user is not None:
-            user, password = args.user, self._given_password(url)
-        else:
-            from_file = self._from_netrc(url)
-            if from_file is None:
-                if args.password is not None or args.password_file or args.ask_password:
-                    raise UsageError("a password without a user", "name one by --user")
-                return []
-            user, password = from_file
+        login = self._given_login(url) or self._from_netrc(url)
+        if login is None:
+            return []
         from dfly.names import origin_of
-        return [{"origin": origin_of(url), "user": user, "password": password}]
+        return [{"origin": origin_of(url), "user": login[0], "password": login[1]}]
 
-    def _given_password(self, url: str) -> str:
+    def _given_login(self, url: str) -> Optional[Tuple[str, str]]:
+        """What options say; asked for once, whatever the number of files."""
         args = self._args
+        if args.use_askpass is not None and self._password is None:
+            from dfly.cli.logins import ask_login
+            self._user, self._password = ask_login(url, args.use_askpass, args.user or "")
+        if self._user is None:
+            if args.password is not None or args.password_file or args.ask_password:
+                raise UsageError("a password without a user", "name one by --user")
+            return None
         if self._password is None:
             if args.ask_password:
                 from dfly.cli.logins import ask_password
-                self._password = ask_password(args.user, url)
-            elif args.use_askpass:
-                from dfly.cli.logins import askpass
-                self._password = askpass(args.use_askpass, args.user, url)
+                self._password = ask_password(self._user)
             elif args.password_file:
-                from dfly.cli.logins import password_from
-                self._password = password_from(args.password_file)
-            else:
-                self._password = args.password or ""
-        return self._password
+                from dfly.cli.logins import password_from_file
+                self._password = password_from_file(args.password_file)
+            elif args.password is not None:
+                self._password = args.password
+            else:   # wget, too, looks there for the password of a user that is named
+                return self._from_netrc(url, self._user) or (self._user, "")
+        return self._user, self._password
 
-    def _from_netrc(self, url: str) -> Optional[Tuple[str, str]]:
-        if self._settings.no_netrc:
-            return None
+    def _from_netrc(self, url: str, user: Optional[str] = None) -> Optional[Tuple[str, str]]:
         path = os.environ.get("NETRC") or os.path.join(os.path.expanduser("~"), ".netrc")
-        if not os.path.exists(path):
+        if self._settings.no_netrc or not os.path.exists(path):
             return None
         from dfly.cli.logins import netrc_login
-        return netrc_login(url, path)
+        return netrc_login(url, path, user, self._warn)
+
+    # ------------------------------------------------------------------------------ cookies
+    def _jar(self) -> Jar:
+        if self._cookies is None:
+            from dfly.cli.cookies import Jar
+            path = self._args.load_cookies
+            self._cookies = Jar.read(path) if path else Jar()
+        return self._cookies
+
+    def save_cookies(self, lines: Sequence[str]) -> None:
+        """What sources set goes to the file that --save-cookies names, with what was loaded."""
+        jar = self._jar()
+        jar.merge(lines)
+        jar.save(self._args.save_cookies, self._clock.wall(),
+                 keep_session=self._args.keep_session_cookies)
 
 
 def _headers(args: Arguments, settings: GetSettings) -> List[Tuple[str, str]]:

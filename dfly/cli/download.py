@@ -15,10 +15,12 @@ from dfly.names import is_task_id
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional, Tuple
+    from typing import Any, Callable, Dict, Optional, Tuple, Union
 
     from dfly.cli.copier import Copier
+    from dfly.cli.pile import Pile
 
+    Place = Union[Target, Pile]
     Event = Dict[str, Any]
 
 
@@ -38,7 +40,7 @@ class Download:
 
     began_at: Optional[float] = None  # it begins when it runs
 
-    def __init__(self, socket_path: str, request: Request, target: Optional[Target]) -> None:
+    def __init__(self, socket_path: str, request: Request, target: Optional[Place]) -> None:
         self.request = request
         self.target = target
         self._socket_path = socket_path
@@ -98,7 +100,7 @@ class Download:
                            "repeat the command: the pieces that came are kept")
 
     # ------------------------------------------------------------------------ to a file
-    def _copy_through_socket(self, done: Event, target: Target) -> str:
+    def _copy_through_socket(self, done: Event, target: Place) -> str:
         with target.temporary() as temporary, self._content(_task_id(done)) as answer:
             try:
                 with open(temporary, "x+b") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import nullcontext
 
 from dfly.cli.asking import Asking
 from dfly.cli.autostart import ensure_daemon
@@ -16,7 +17,7 @@ from dfly.cli.download import Request
 from dfly.cli.job import Choices, DeadlinePassed, Job
 from dfly.cli.parser import Arguments
 from dfly.cli.plan import check_options, digests_of, items_of, span_of
-from dfly.cli.screen import Screen, screen_for
+from dfly.cli.screen import NORMAL, QUIET, TERSE, VERBOSE, Screen, choose_style
 from dfly.cli.target import Rules, Target, parse_modes, target_for
 from dfly.cli.wget import foreign
 from dfly.config import GetSettings, load
@@ -25,7 +26,7 @@ from dfly.errors import DflyError, FileError, UsageError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, Dict, Iterable, List, Optional, Union
+    from typing import Any, ContextManager, Dict, Iterable, List, Optional, TextIO, Union
 
     from dfly.cli.pile import Pile
     from dfly.cli.plan import Item
@@ -37,19 +38,22 @@ def get_all(args: Arguments) -> int:
     """Download all that a command line names; the exit code of all."""
     warnings = foreign(args)
     if args.no_config:
-        args.settings_file = os.devnull
+        args = args.changed(settings_file=os.devnull)
     settings = load(GetSettings, args)
-    args.progress = settings.progress   # wherever it was said
+    args = args.changed(progress=settings.progress)   # wherever it was said
+    if args.background and not (args.log or args.log_append):
+        args = args.changed(log=_free_log())
     check_options(args)
-    items = items_of(args)
-    asking = Asking(args, settings)
+    items = items_of(args, warnings.append)
+    getting = _Getting(args, settings, Asking(args, settings, warnings.append))
+    jobs = getting.jobs(items)
     if args.background:
         _go_to_background(args)
-    screen = screen_for(args, len(items))
-    for warning in warnings:
-        screen.warn(warning)
-    with screen:
-        return _Getting(args, settings, asking, screen).run(items)
+    with _log_of(args) as log:
+        screen = _screen(args, log, len(items))
+        for warning in dict.fromkeys(warnings):
+            screen.warn(warning)
+        return getting.run(jobs, screen)
 
 
 def worst(codes: List[int]) -> int:
@@ -60,30 +64,34 @@ def worst(codes: List[int]) -> int:
 class _Getting:
     """One run of the command."""
 
-    def __init__(self, args: Arguments, settings: GetSettings, asking: Asking,
-                 screen: Screen) -> None:
+    def __init__(self, args: Arguments, settings: GetSettings, asking: Asking) -> None:
         self._args = args
         self._settings = settings
         self._asking = asking
-        self._screen = screen
         self._rules = _rules(args)
         self._span = span_of(args)
         self._choices = Choices(
             settings.socket, resume=args.resume, timestamping=args.timestamping,
             spider=args.spider or (args.method or "").upper() == "HEAD",
-            server_response=args.server_response, told_name=self._told_name)
+            server_response=args.server_response, told_name=self._told_name if (
+                settings.content_disposition or settings.trust_server_names) else None)
         self._pile: Optional[Pile] = None
 
-    def run(self, items: List[Item]) -> int:
+    def jobs(self, items: List[Item]) -> List[Job]:
+        """What is to be done, in the order of the command line."""
         args = self._args
         if args.output not in (None, "-") and len(items) > 1:
             from dfly.cli.pile import Pile
             self._pile = Pile(target_for("", args.output, None, self._rules))
-        jobs = [self._job(item) for item in items]
-        if self._pile is not None:
             self._pile.check()
+        return [self._job(item) for item in items]
+
+    def run(self, jobs: List[Job], screen: Screen) -> int:
+        """Do it; the exit code of all."""
         if any(job.is_possible for job in jobs):
-            self._find_daemon()
+            _say_of_managers(ensure_daemon(self._settings), self._settings, screen)
+        for job in jobs:
+            job.screen = screen
         catch_signals(self._settings.deadline_s)
         try:
             codes = list(self._in_turn(jobs))
@@ -94,14 +102,9 @@ class _Getting:
         finally:
             if self._pile is not None:
                 self._pile.drop()
-        if args.save_cookies:
-            from dfly.cli.cookies import save
-            save(args.save_cookies, args.load_cookies or "",
-                 [line for job in jobs for line in job.cookies], args.keep_session_cookies)
+        if self._args.save_cookies:
+            self._asking.save_cookies([line for job in jobs for line in job.cookies])
         return worst(codes)
-
-    def _find_daemon(self) -> None:
-        _say_of_managers(ensure_daemon(self._settings), self._settings, self._screen)
 
     def _in_turn(self, jobs: List[Job]) -> Iterable[int]:
         """The jobs in their order; small ones run ahead of their turn, where nobody set a rate
@@ -138,10 +141,9 @@ class _Getting:
             target = self._target(item)
             if target is not None and self._pile is None and not self._is_left(target):
                 target.check()
-            return Job(self._request(item, target), target, self._choices, self._screen)
+            return Job(self._request(item, target), target, self._choices)
         except DflyError as error:
-            return Job(Request(item.url), Target(".", "", False), self._choices, self._screen,
-                       error)
+            return Job(Request(item.url), Target(".", "", False), self._choices, error)
 
     def _is_left(self, target: Union[Target, Pile]) -> bool:
         return self._choices.spider or (isinstance(target, Target) and target.skipped)
@@ -157,7 +159,7 @@ class _Getting:
 
     def _request(self, item: Item, target: Optional[Union[Target, Pile]]) -> Request:
         args, settings = self._args, self._settings
-        digest, check = digests_of(item, args, target.name if target is not None else "")
+        digest, check = digests_of(item, args)
         asked: Dict[str, Any] = {
             "tag": args.tag, "filters": settings.filter, "digest": digest, "check": check,
             "mirrors": item.mirrors, "span": self._span, "vouched": item.vouched,
@@ -175,6 +177,26 @@ class _Getting:
         if self._settings.content_disposition:
             name = str(facts.get("file_name") or "") or name
         return name
+
+
+def _log_of(args: Arguments) -> ContextManager[TextIO]:
+    """Where messages go; standard error stays open."""
+    path = args.log or args.log_append
+    if path is None:
+        return nullcontext(sys.stderr)
+    try:
+        return open(path, "a" if args.log is None else "w", encoding="utf-8",
+                    errors="backslashreplace")
+    except OSError as error:
+        raise FileError(f"can't write {path}: {error.strerror}") from None
+
+
+def _screen(args: Arguments, log: TextIO, files: int) -> Screen:
+    verbosity = QUIET if args.quiet else TERSE if args.no_verbose else (
+        VERBOSE if args.verbose or args.debug else NORMAL)
+    style = choose_style(args.progress, as_json=args.json, to_log=log is not sys.stderr,
+                         show=args.show_progress, verbosity=verbosity, stream=log)
+    return Screen(style, verbosity=verbosity, stream=log, files=files, explain=args.explain)
 
 
 def _rules(args: Arguments) -> Rules:
@@ -226,19 +248,20 @@ def catch_signals(deadline_s: float = 0.0) -> None:
         signal.setitimer(signal.ITIMER_REAL, deadline_s)
 
 
+def _free_log() -> str:
+    """As wget numbers its own."""
+    number, name = 0, LOG_NAME
+    while os.path.lexists(name):
+        number += 1
+        name = f"{LOG_NAME}.{number}"
+    return name
+
+
 def _go_to_background(args: Arguments) -> None:
     """The rest of the command in a process of its own, without a terminal."""
-    if args.log is None and args.log_append is None:
-        number, args.log = 0, LOG_NAME
-        while os.path.lexists(args.log):
-            number += 1
-            args.log = f"{LOG_NAME}.{number}"
     log = args.log or args.log_append
-    try:
-        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
-    except OSError as error:
-        raise FileError(f"{log}: {error.strerror}") from None
-    sys.stdout.flush()
+    with _log_of(args.changed(log=None, log_append=log)):
+        sys.stdout.flush()   # and the log can be written
     child = os.fork()
     if child:
         sys.stdout.write(f"Continuing in background, pid {child}.\n"

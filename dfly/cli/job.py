@@ -40,28 +40,36 @@ class Choices:
 
     def __init__(self, socket: str, *, resume: bool = False, timestamping: bool = False,
                  spider: bool = False, server_response: bool = False,
-                 told_name: Callable[[Event], str] = lambda facts: "") -> None:
-        """`told_name`: the name for a file out of a source's facts; "" = the URL's."""
+                 told_name: Optional[Callable[[Event], str]] = None) -> None:
+        """`told_name`: the name for a file out of a source's facts; "" = the URL's. With it the
+        source is looked at before: of a content that is here already it may say no name."""
         self.socket = socket
         self.resume = resume
         self.timestamping = timestamping
         self.spider = spider
         self.server_response = server_response
-        self.told_name = told_name
+        self.told_name = told_name or _no_name
+        self.looks = spider or timestamping or told_name is not None
+
+
+def _no_name(facts: Event) -> str:
+    return ""
 
 
 class Job:
     """`target` None = standard output. `error`: it can't be done, and is only told."""
 
+    screen: Screen   # where it is told of; set before it begins
+
     def __init__(self, request: Request, target: Optional[Union[Target, Pile]], choices: Choices,
-                 screen: Screen, error: Optional[DflyError] = None) -> None:
+                 error: Optional[DflyError] = None) -> None:
         self.request = request
         self.target = target
         self.length: Optional[int] = None   # bytes, once it's done
         self.cookies: List[str] = []        # that the source set
         self._choices = choices
-        self._screen = screen
         self._row: Optional[Row] = None
+        self._is_heard = False
         self._error: Optional[BaseException] = error
         self._done: Optional[Tuple[Event, int]] = None
 
@@ -75,7 +83,7 @@ class Job:
         """Its row of the screen, from its beginning on."""
         if self._row is None:
             name = self.target.name if self.target is not None else ""
-            self._row = self._screen.begin(self.request.url, name)
+            self._row = self.screen.begin(self.request.url, name=name)
         return self._row
 
     def fetch(self) -> None:
@@ -123,13 +131,14 @@ class Job:
         answer may spare the download."""
         choices, target = self._choices, self.target
         self._leave_if_there()
-        if choices.spider or choices.timestamping:
+        if choices.looks:
             seen = ask_json(choices.socket, "POST", "/v1/look", self.request.to_json(), LOOK_S)
             self._hear(seen.get("facts"))
             if choices.spider:
                 raise Left("the remote file exists")
-            assert isinstance(self.target, Target)
-            self._leave_if_fresh(self.target, seen)
+            if choices.timestamping:
+                assert isinstance(self.target, Target)
+                self._leave_if_fresh(self.target, seen)
         if self.target is not None:
             self.target.check()
         if choices.resume and isinstance(target, Target):
@@ -150,7 +159,7 @@ class Job:
         if not verdict.fetch:
             raise Left(verdict.why)
         if verdict.why:
-            self.row.note(verdict.why)
+            self.screen.say(verdict.why)
 
     def _go_on_with(self, path: str) -> None:
         try:
@@ -169,8 +178,9 @@ class Job:
     def _hear(self, told: Any) -> None:
         """What the source said beside the content."""
         facts: Event = told if isinstance(told, dict) else {}
-        if self._choices.server_response:
-            self.row.server_answer(facts)
+        if self._choices.server_response and not self._is_heard:
+            self._is_heard = True
+            self.screen.server_answer(facts, self.request.url)
         cookies = facts.get("cookies")
         if isinstance(cookies, list):
             self.cookies += [line for line in cookies if isinstance(line, str)]

@@ -25,6 +25,10 @@ class Arguments:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
+    def changed(self, **changes: Any) -> Arguments:
+        """A copy with other values for some."""
+        return Arguments(**{**vars(self), **changes})
+
     def __repr__(self) -> str:
         return f"Arguments({vars(self)!r})"
 

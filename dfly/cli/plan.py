@@ -11,7 +11,7 @@ from dfly.names import is_plain_url, split_url
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 # Options that can't go together, and what to say of it.
 CONTRADICTIONS = (
@@ -28,6 +28,7 @@ CONTRADICTIONS = (
     ("range", "metalink", "a Metalink's hashes are of whole files"),
     ("force_directories", "no_directories", "-x and -nd contradict each other"),
 )
+MIRRORS_MAX = 32   # of one file: the best of those that a Metalink lists
 TO_STDOUT = ("resume", "timestamping", "no_clobber", "backups", "background")
 
 
@@ -65,8 +66,9 @@ def check_options(args: Arguments) -> None:
         raise UsageError("-B without -i", "it says what lines of -i are relative to")
 
 
-def items_of(args: Arguments) -> List[Item]:
-    """All that the command line names, in its order: URLs, then -i, then --metalink."""
+def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
+    """All that the command line names, in its order: URLs, then -i, then --metalink. What was left
+    out of a Metalink is told to `warn`."""
     urls: List[str] = args.urls
     if args.mirror:
         for url in urls:
@@ -76,11 +78,11 @@ def items_of(args: Arguments) -> List[Item]:
         items = [_item(url) for url in urls]
     if args.input_file:
         from dfly.cli.lists import read_list
-        for line in read_list(args.input_file, args.base):
-            items.append(Item(line.url, error=line.error) if line.error else
-                         _item(line.url, (line.digest,) if line.digest else ()))
+        listed = read_list(args.input_file, args.base)
+        items += [_item(line.url, [line.digest] if line.digest else []) for line in listed.listed]
+        items += [Item(args.input_file, error=error) for error in listed.errors]
     if args.metalink:
-        items += _from_metalink(args.metalink)
+        items += _from_metalink(args.metalink, warn)
     if not items:
         raise UsageError("no URL", "name what to download, or a list by -i")
     if len(items) > 1 and (args.digest or args.md5):
@@ -102,29 +104,30 @@ def _check(url: str) -> None:
         split_url(url)
 
 
-def _from_metalink(path: str) -> List[Item]:
+def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
     from dfly.cli.metalink import read_metalink
-    items = []
-    for file in read_metalink(path):
+    metalink, items = read_metalink(path), []
+    for note in metalink.notes:
+        warn(note)
+    for file in metalink.files:
         vouched: Optional[Dict[str, Any]] = None
         if file.pieces is not None:
             from base64 import b64encode
             vouched = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
                        "values": b64encode(file.pieces.values).decode("ascii")}
-        digests = [f"{algorithm}:{value}" for algorithm, value in file.hashes.items()]
-        items.append(Item(file.urls[0], mirrors=file.urls[1:], digests=digests, name=file.name,
-                          vouched=vouched))
+        items.append(Item(file.urls[0], mirrors=file.urls[1:MIRRORS_MAX], digests=file.digests,
+                          name=file.name, vouched=vouched))
     return items
 
 
 # --------------------------------------------------------------------------------- digests
-def digests_of(item: Item, args: Arguments, name: str) -> Tuple[str, str]:
-    """(digest that names the content, digests to check at the end), "" for none. `name` is the
-    file's, for --checksum-file."""
+def digests_of(item: Item, args: Arguments) -> Tuple[str, str]:
+    """(digest that names the content, digests to check at the end), "" for none."""
     texts = [*item.digests, args.digest, f"md5:{args.md5}" if args.md5 else None]
     if args.checksum_file:
-        from dfly.cli.sums import digest_for
-        texts.append(digest_for(args.checksum_file, item.name or name))
+        from dfly.cli.sums import Sums
+        sums = Sums.read(args.checksum_file)
+        texts.append(sums.digest_for(item.name) if item.name else sums.digest_for_url(item.url))
     given = [text for text in texts if text]
     if not given:
         return "", ""

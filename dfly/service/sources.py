@@ -5,12 +5,15 @@ from __future__ import annotations
 from dfly.access import Access
 from dfly.service.ingest import Content
 from dfly.source import Source
+from dfly.source.span import SpanSource
 from dfly.task import TaskSpec, piece_size_for
 from dfly.wire.messages import Accepted
 
 
 def source_for(spec: TaskSpec, source: Source) -> Source:
     """The source that gives what the spec names: of one or several places, all or a part of it."""
+    if spec.span is not None:
+        source = SpanSource(source, spec.span)
     return source
 
 

@@ -28,6 +28,7 @@ log = logging.getLogger("dfly.swarms")
 
 TOKEN_SIZE = 16      # random bytes: as hard to guess as an AES key
 TASKS_MAX = 10_000   # tasks led at a time
+WHOLE = (200, 206)   # statuses with all that a source says; one that is unchanged says less
 LOOKS_MAX = 10_000   # answers of sources that are remembered for those who only look
 
 
@@ -198,7 +199,7 @@ class Swarms:
         for callers who are as one to it."""
         task = self._tasks.get(spec.task_id)
         if task is not None and task.error is None and self._is_fresh(task) and (
-                not task.private and not access.wants_cookies):
+                not task.private and not access.wants_cookies and task.facts.status in WHOLE):
             return Content(task.version, task.file.geometry.length, True, False, "",
                            facts=task.facts)
         key = spec.task_id, access
