@@ -1,7 +1,10 @@
-"""What a download looks like: the live line on a terminal and the sentence at its end.
+"""What a download looks like: the live lines on a terminal and the sentence at its end.
 
-Pure: a `Meter` is told events and the time, `live_line()` and `summary()` are functions of it and
-of a width. Who writes to which stream is get.py's business.
+Pure: a `Meter` is told events and the time; `live_line()`, `picture()` and `summary()` are
+functions of meters and of a width. Who writes to which stream is screen.py's business.
+
+A line's parts keep their width from one redraw to the next, so that nothing in it jumps; what
+matters least is left out first where it gets narrow. Widths count columns, not characters.
 """
 from __future__ import annotations
 
@@ -10,13 +13,27 @@ from dfly.units import format_duration, format_rate, format_size
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, List, Mapping, Optional
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+    Part = List[Tuple[str, str]]  # text and its colour ('' = the terminal's own)
 
 SMOOTHING_S = 3.0      # the shown rate forgets what happened this long ago by two thirds
-BAR_MIN, BAR_MAX = 10, 40
-NAME_MAX = 40
+STALLED_S = 5.0        # without a byte for so long, waiting is told instead of an ETA
+BAR_MIN, BAR_MAX = 10, 42
+NAME_MIN, NAME_MAX = 8, 40
 ETA_MAX_S = 100 * 3600
 ORIGINS = ("peers", "manager", "source", "cache")
+MARKS = "#=-."         # what ORIGINS' bytes look like in the bar
+INDENT = " " * 6       # where bars begin
+UNTOLD = "*"           # bytes that came from who knows where
+COLOURS = ("32", "36", "33", "34")  # ORIGINS' colours: green, cyan, yellow, blue
+# What a line shows beside its percent, the richest first: alone it says where bytes came from,
+# as one of many it says whose line it is.
+ALONE = (("bar", "rate", "eta", "size", "legend", "name"),
+         ("bar", "rate", "eta", "legend", "name"), ("bar", "rate", "eta", "legend"),
+         ("bar", "rate", "eta"), ("rate", "eta"), ("rate",), ())
+AMONG = (("bar", "rate", "eta", "size", "name"), ("bar", "rate", "eta", "name"),
+         ("bar", "rate", "name"), ("rate", "name"), ("name",), ())
 
 
 class Meter:
@@ -30,11 +47,14 @@ class Meter:
         self.shares: List[int] = [0] * len(ORIGINS)  # in ORIGINS' order
         self.rate_bps = 0.0
         self.updated_at = 0.0
+        self.moved_at = started_at
+        self.updates = 0
 
     def update(self, event: Mapping[str, Any], now: float) -> None:
         """Take the numbers of a progress or done event. They come from the daemon: what is no
         number is left as it was."""
         before = self.received
+        self.updates += 1
         self.length = _count(event.get("length"), self.length)
         self.shares = [_count(event.get(f"from_{origin}"), old) or 0
                        for origin, old in zip(ORIGINS, self.shares)]
@@ -44,6 +64,8 @@ class Meter:
         self._measure(max(0, self.received - before), now)
 
     def _measure(self, arrived: int, now: float) -> None:
+        if arrived:
+            self.moved_at = now
         since = self.updated_at or self.started_at
         span_s = now - since
         if span_s <= 0:
@@ -65,61 +87,205 @@ class Meter:
             return None
         return max(0, self.length - self.received) / self.rate_bps
 
+    def stalled_s(self) -> float:
+        """How long no byte came, at the last update; 0 where that is no news."""
+        silent_s = self.updated_at - self.moved_at
+        return silent_s if silent_s >= STALLED_S and self.received != self.length else 0.0
 
-def live_line(meter: Meter, width: int) -> str:
-    """One line of at most `width` characters; what matters least is left out first."""
-    rate = format_rate(meter.rate_bps)
+
+# ------------------------------------------------------------------------------ live lines
+def picture(meters: Sequence[Meter], total: Optional[Meter], size: Tuple[int, int],
+            colours: bool = False) -> List[str]:
+    """The lines of the downloads under way, at most `size` = (columns, rows) of them; with a
+    `total`, that comes last."""
+    columns, rows = size
+    if total is None:
+        return [live_line(meter, columns, colours) for meter in meters[:max(1, rows)]]
+    last = [live_line(total, columns, colours, among=True)]
+    legend: Part = [(INDENT, ""), *_legend(total)]
+    if len(INDENT) < _width(legend) <= columns and rows >= 4:
+        last.append(_painted(legend, colours))
+    room = max(0, rows - len(last))
+    shown = meters if len(meters) <= room else meters[:max(0, room - 1)]
+    lines = [live_line(meter, columns, colours, among=True) for meter in shown]
+    if len(shown) < len(meters) and room:
+        lines.append(cut(f"... and {len(meters) - len(shown)} more", columns))
+    return [*lines, *last]
+
+
+def live_line(meter: Meter, width: int, colours: bool = False, among: bool = False) -> str:
+    """One line of at most `width` columns; `among` others its name matters more than where its
+    bytes came from."""
+    if not meter.updates and not among:
+        return cut(f"waiting for an answer: {printable(meter.name)}", width)
+    parts = _parts(meter, among)
+    for kept in AMONG if among else ALONE:
+        line = _fitted(meter, parts, kept, width)
+        if line is not None:
+            return _painted(line, colours)
+    return cut(parts["first"][0][0], width)
+
+
+def _parts(meter: Meter, among: bool) -> Dict[str, Part]:
+    """All that a line could show, but the bar, whose width isn't known yet. Among others, each
+    part is as wide whatever it says: columns."""
+    known = meter.length is not None and meter.length > 0
+    done = _done(meter)
+    first = f"{int(done * 100):3d}%" if known else format_size(meter.received).rjust(8)
+    size = f"{format_size(meter.received)} of {format_size(meter.length or 0)}" if known else ""
+    return {"first": [(first, "")], "rate": [(format_rate(meter.rate_bps).rjust(9), "")],
+            "eta": [(_waiting(meter).ljust(12 if among else 8), "")],
+            "size": [(size.ljust(20) if among or known else "", "")],
+            "legend": _legend(meter), "name": [(cut(printable(meter.name), NAME_MAX), "")]}
+
+
+def _fitted(meter: Meter, parts: Mapping[str, Part], kept: Sequence[str],
+            width: int) -> Optional[Part]:
+    """These parts side by side; None where they're too wide."""
+    words = [parts["first"], *(parts[name] for name in kept if name not in ("bar", "name"))]
+    used = [_width(word) for word in words if _width(word)]
+    spare = width - sum(used) - 2 * (len(used) - 1)
+    # A bar that follows the terminal's width alone keeps its own while the words change. The size
+    # is a luxury: it comes when nothing else is short of room.
+    ample = max(BAR_MIN, min(BAR_MAX, width // 4))
+    name = parts["name"][0][0] if "name" in kept else ""
+    whole = columns_of(name) if "legend" in kept else NAME_MAX  # columns don't follow a name
+    name_min = (whole if "size" in kept else NAME_MIN) + 2 if name else 0
+    bar_min = (ample if "size" in kept else BAR_MIN) + 2 if "bar" in kept else 0
+    spare -= name_min + bar_min
+    if spare < 0:
+        return None
+    if bar_min:
+        wide = min(bar_min - 2 + spare, ample)
+        spare -= wide - (bar_min - 2)
+        # Beside a size, which is wider than a percent, it ends where the others end.
+        words.insert(1, _bar(meter, wide - (_width(parts["first"]) - 4)))
+    if name:
+        words.append([(cut(name, name_min - 2 + spare), "")])
+    return _side_by_side(words)
+
+
+def _side_by_side(words: Sequence[Part]) -> Part:
+    line: Part = []
+    for word in words:
+        if _width(word):
+            line += [("  ", ""), *word] if line else word
+    return line
+
+
+def _done(meter: Meter) -> float:
+    return min(1.0, meter.received / meter.length) if meter.length else 0.0
+
+
+def _waiting(meter: Meter) -> str:
+    """'ETA 1:05:09', or for how long nothing came."""
+    if not meter.updates:
+        return "waiting"
+    silent_s = meter.stalled_s()
+    if silent_s:
+        return f"stalled {_clock(silent_s)}"
     eta_s = meter.eta_s()
-    eta = f"ETA {format_duration(eta_s)}" if eta_s is not None and eta_s < ETA_MAX_S else ""
-    share = _origins(meter)
-    name = printable(meter.name)
-    name = name if len(name) <= NAME_MAX else name[:NAME_MAX - 3] + "..."
-    if meter.length:
-        done = min(1.0, meter.received / meter.length)
-        first = f"{int(done * 100):3d}%"
-    else:
-        done, first = 0.0, format_size(meter.received)
-    parts = [first, rate, eta, share, name]
-    for dropped in (None, 4, 3, 2, 1):
-        if dropped is not None:
-            parts[dropped] = ""
-        line = _joined(parts, meter.length is not None, done, width)
-        if len(line) <= width:
-            return line
-    return first[:width]
+    return f"ETA {_clock(eta_s)}" if eta_s is not None and eta_s < ETA_MAX_S else ""
 
 
-def _joined(parts: List[str], with_bar: bool, done: float, width: int) -> str:
-    words = [part for part in parts if part]
-    spare = width - len("  ".join(words)) - 2
-    if with_bar and spare >= BAR_MIN:
-        words.insert(1, _bar(done, min(spare, BAR_MAX)))
-    return "  ".join(words)
+def _clock(duration_s: float) -> str:
+    minutes, seconds = divmod(int(duration_s + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _bar(done: float, width: int) -> str:
-    """'[=====>    ]', `width` characters with its ends."""
+def _bar(meter: Meter, width: int) -> Part:
+    """'[####==-    ]', `width` columns with its ends: how far it is, and whose bytes those are."""
     inner = width - 2
-    filled = int(done * inner)
-    head = ">" if 0 < filled < inner else ""
-    return "[" + ("=" * (filled - len(head)) + head).ljust(inner) + "]"
-
-
-def _origins(meter: Meter) -> str:
-    """'peers 80% manager 15% source 5%' of the bytes so far; '' before there are any."""
+    if not meter.length:
+        return [("[" + _pointer(meter.updates, inner) + "]", "")]
+    filled = int(_done(meter) * inner)
     total = sum(meter.shares)
+    bar: Part = [("[", "")]
+    ends = [(2 * filled * sum(meter.shares[:index + 1]) + total) // (2 * total)
+            for index in range(len(ORIGINS))] if total else []
+    for index, (begin, end) in enumerate(zip([0, *ends], ends)):
+        bar.append((MARKS[index] * (end - begin), COLOURS[index]))
     if not total:
-        return ""
-    return " ".join(f"{origin} {_percent(count, total)}"
-                    for origin, count in zip(ORIGINS, meter.shares) if count)
+        bar.append((UNTOLD * filled, ""))
+    return [*bar, (" " * (inner - filled) + "]", "")]
 
 
-def _percent(count: int, total: int) -> str:
+def _pointer(updates: int, inner: int) -> str:
+    """Something that moves to and fro: bytes come, but nobody knows of how many."""
+    steps = max(1, inner - 3)
+    place = updates % (2 * steps)
+    return " " * min(place, 2 * steps - place) + "<=>" + " " * max(
+        0, inner - 3 - min(place, 2 * steps - place))
+
+
+def _legend(meter: Meter) -> Part:
+    """'#peers 80% =manager 15% -source 5%' of the bytes so far; empty before there are any."""
+    total = sum(meter.shares)
+    legend: Part = []
+    for origin, count, mark, colour in zip(ORIGINS, meter.shares, MARKS, COLOURS):
+        if count:
+            legend.append((" " if legend else "", ""))
+            legend.append((f"{mark}{origin}", colour))
+            legend.append((f" {percent(count, total)}", ""))
+    return legend
+
+
+def _painted(line: Part, colours: bool) -> str:
+    if not colours:
+        return "".join(text for text, _ in line)
+    return "".join(f"\x1b[{colour}m{text}\x1b[0m" if colour and text else text
+                   for text, colour in line)
+
+
+# ------------------------------------------------------------------------------ columns
+def columns_of(text: str) -> int:
+    """How many columns of a terminal printable text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns_of_one(character) for character in text)
+
+
+def cut(text: str, width: int) -> str:
+    """Printable text in at most `width` columns; too long, it lacks its middle: what a name ends
+    in says much."""
+    if columns_of(text) <= width:
+        return text
+    if width <= 5:
+        return _begin_of(text, width)
+    tail = _begin_of(text[::-1], (width - 3) // 2)[::-1]
+    return _begin_of(text, width - 3 - columns_of(tail)) + "..." + tail
+
+
+def _begin_of(text: str, width: int) -> str:
+    taken = 0
+    for index, character in enumerate(text):
+        taken += _columns_of_one(character)
+        if taken > width:
+            return text[:index]
+    return text
+
+
+def _columns_of_one(character: str) -> int:
+    if character.isascii():
+        return 1
+    import unicodedata  # only names that aren't ASCII pay for its tables
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _width(part: Part) -> int:
+    return sum(columns_of(text) for text, _ in part)
+
+
+# ------------------------------------------------------------------------------ at the end
+def percent(count: int, total: int) -> str:
     """Rounded, but nothing that isn't all says 100% and nothing that is some says 0%."""
-    percent = 100 * count / total
-    if 0 < percent < 1:
+    part = 100 * count / total
+    if 0 < part < 1:
         return "<1%"
-    return f"{int(percent) if percent > 99 else round(percent)}%"
+    return f"{int(part) if part > 99 else round(part)}%"
 
 
 def summary(meter: Meter, target: str, duration_s: float) -> str:
@@ -127,11 +293,18 @@ def summary(meter: Meter, target: str, duration_s: float) -> str:
     rate = meter.received / duration_s if duration_s > 0 else 0.0
     text = (f"{printable(target)}: {format_size(meter.received)} in "
             f"{format_duration(duration_s)} ({format_rate(rate)})")
-    share = meter.p2p_share
-    if share is None:
+    if meter.p2p_share is None:
         return text + ("; all of it was on this host" if meter.received else "")
     peers, manager, source, _ = meter.shares
-    return f"{text}; P2P {_percent(peers + manager, peers + manager + source)}: {_origins(meter)}"
+    return (f"{text}; P2P {percent(peers + manager, peers + manager + source)}: "
+            f"{origins_of(meter.shares)}")
+
+
+def origins_of(shares: Sequence[int]) -> str:
+    """'peers 80% manager 15% source 5%', from bytes in ORIGINS' order; '' where there are none."""
+    total = sum(shares)
+    return " ".join(f"{origin} {percent(count, total)}"
+                    for origin, count in zip(ORIGINS, shares) if count)
 
 
 def _count(value: Any, otherwise: Optional[int]) -> Optional[int]:
