@@ -225,14 +225,21 @@ def _read(words: List[str]) -> Given:
 def _pairs(words: List[str]) -> Iterator[Tuple[Flag, str]]:
     coming = iter(words)
     for word in coming:
-        if word.startswith("--") and word != "--":
+        if word == "--":  # what follows is no option
+            for rest in coming:
+                raise _stray(rest)
+        elif word.startswith("--"):
             name, equals, value = word.partition("=")
             flag = _flag(name)
             yield flag, value if equals else _value(flag, coming)
-        elif word.startswith("-") and word not in ("-", "--"):
+        elif word.startswith("-") and word != "-":
             yield from _letters(word[1:], coming)
-        elif word != "--":
-            raise UsageError(f"what is {word!r}?", "the URL goes after -u; " + HINT)
+        else:
+            raise _stray(word)
+
+
+def _stray(word: str) -> UsageError:
+    return UsageError(f"what is {word!r}?", "the URL goes after -u; " + HINT)
 
 
 def _letters(letters: str, coming: Iterator[str]) -> Iterator[Tuple[Flag, str]]:

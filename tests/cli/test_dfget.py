@@ -110,6 +110,8 @@ def test_words_with_half_a_meaning_are_warned_of(words: List[str], became: List[
     (["-u", "ftp://f/x"], "unknown scheme"),
     ([URL], f"what is '{URL}'?: the URL goes after -u"),
     (["-u", URL, "--", "x"], "what is 'x'?"),
+    (["-u", URL, "--", "-o", "x"], "what is '-o'?"),
+    (["-u", URL, "-"], "what is '-'?"),
     (["-u", URL, "-x"], "no option -x"),
     (["-u", URL, "--no-check"], "no option --no-check"),
     (["-u", URL, "-bx"], "no option -x"),
