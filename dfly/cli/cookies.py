@@ -157,4 +157,4 @@ def _flag(flag: bool) -> str:
 
 def _place(url: str) -> Tuple[str, str]:
     parts = split_url(url)
-    return (parts.hostname or "").lower(), str(parts.port or DEFAULT_PORTS[parts.scheme])
+    return parts.hostname or "", str(parts.port or DEFAULT_PORTS[parts.scheme])

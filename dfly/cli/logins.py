@@ -32,7 +32,7 @@ def netrc_login(url: str, path: Optional[str] = None, user: Optional[str] = None
     if not os.path.exists(path):
         return None
     from dfly.names import split_url
-    host = (split_url(url).hostname or "").lower()
+    host = split_url(url).hostname   # in lower case
     text = read_input(path, NETRC_BYTES_MAX).decode("utf-8-sig", errors="surrogateescape")
     entries = [entry for entry in _entries(text, path)
                if entry.password is not None and user in (None, entry.user)]

@@ -98,16 +98,14 @@ def algorithm_of(hexadecimal: str) -> str:
 def _lines(text: str) -> List[str]:
     """Those that may be checksums: no comments, nothing of a PGP signature."""
     lines: List[str] = []
-    signed, headers, signature = False, False, False
+    signed, signature = False, False
     for line in (line.rstrip("\r") for line in text.split("\n")):
         if line.startswith("-----BEGIN PGP SIGNED MESSAGE"):
-            signed = headers = True
+            signed = True
         elif line.startswith("-----BEGIN PGP SIGNATURE"):
             signature = True
         elif line.startswith("-----END PGP SIGNATURE"):
             signed = signature = False
-        elif headers:
-            headers = line != ""   # 'Hash: SHA256', up to an empty line
         elif not signature and line.strip() and not line.lstrip().startswith("#"):
             lines.append(line[2:] if signed and line.startswith("- ") else line)
     return lines

@@ -119,7 +119,7 @@ class Rules:
             raise UsageError(f"a URL with {len(path)} folders", f"-x makes at most {FOLDERS_MAX}")
         port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[parts.scheme]) \
             else None
-        host = self.safe((parts.hostname or "").lower()) or "_"
+        host = self.safe(parts.hostname or "") or "_"
         if port is not None:
             host += f"{'+' if 'windows' in self.modes else ':'}{port}"
         return [*([parts.scheme] if self.protocol_folder else ()),

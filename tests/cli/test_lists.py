@@ -40,6 +40,7 @@ def test_bad_lines_are_told_of_by_number_and_stop_no_other() -> None:
     assert [entry.url for entry in found.listed] == ["http://h/a", "http://h/z"]
     assert [str(error).split(": ")[0] for error in found.errors] == [
         f"my list:{number}" for number in (2, 3, 4, 5, 6, 7, 8)]
+    assert "malformed URL" in str(found.errors[0])
     assert all(error.exit_code == 2 and "\x1b" not in str(error) for error in found.errors)
 
 

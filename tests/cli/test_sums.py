@@ -40,8 +40,8 @@ def test_the_digest_of_a_file(text: str, name: str, digest: str) -> None:
 
 
 def test_a_signature_around_it_is_passed_over() -> None:
-    text = (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{A}  f\n- -dash\n{B}  g\n"
-            f"-----BEGIN PGP SIGNATURE-----\n\n{'ef' * 32}\n-----END PGP SIGNATURE-----\n")
+    text = (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{A}  f\n- {B}  g\n"
+            f"-----BEGIN PGP SIGNATURE-----\n\n{'ef' * 32}  h\n-----END PGP SIGNATURE-----\n")
     sums = Sums(text, "SUMS")
     assert sums.digest_for("f") == f"sha256:{A}" and sums.digest_for("g") == f"sha256:{B}"
     with pytest.raises(UsageError, match="no checksum of"):
