@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 HEADERS_MAX = 100                # request headers of a caller
 HEADERS_BYTES_MAX = 64 * 1024    # of all of them
-LOGINS_MAX = 100
+LISTED_MAX = 100                 # entries of each shorter list: logins, origins, pins, ...
+LISTED_BYTES_MAX = 64 * 1024
 COOKIES_MAX = 1_000              # lines of a cookie file that may go to one source
 COOKIES_BYTES_MAX = 64 * 1024
 TEXT_MAX = 256 * 1024            # characters: PEM of a distribution's whole CA bundle fits
@@ -121,18 +122,25 @@ class Access:
         if self.tls == TlsSettings() and self.proxies is None:
             return ""
         tls = asdict(replace(self.tls, key=""))
-        proxies = None if self.proxies is None else sorted(self.proxies.by_scheme)
+        proxies = None if self.proxies is None else sorted(
+            (scheme, _without_password(url)) for scheme, url in self.proxies.by_scheme)
         seal = json.dumps([tls, proxies], sort_keys=True).encode()
         return hashlib.sha256(b"dfly trust\0" + seal).hexdigest()[:32]
 
     def without_secrets(self) -> Access:
         """What may be remembered when the caller's request is done."""
-        return replace(self, headers=(), logins=(), cookies=())
+        return replace(self, headers=(), logins=(), cookies=(), tls=replace(self.tls, key=""))
 
     # --------------------------------------------------------------------------- as JSON
     def to_json(self) -> Dict[str, Any]:
         """The inverse of `access_of`; what is at its default is left out."""
         return _written(self)
+
+
+def _without_password(url: str) -> str:
+    """A proxy's URL less its user, who has no say in whom to believe."""
+    scheme, colon, rest = url.rpartition("://")
+    return scheme + colon + rest.rpartition("@")[2]
 
 
 def access_of(value: object) -> Access:
@@ -141,7 +149,11 @@ def access_of(value: object) -> Access:
     assert isinstance(access, Access)
     _bound("headers", access.headers, HEADERS_MAX, HEADERS_BYTES_MAX)
     _bound("cookies", access.cookies, COOKIES_MAX, COOKIES_BYTES_MAX)
-    _bound("logins", access.logins, LOGINS_MAX)
+    for name, values in (("logins", access.logins), ("origins", access.origins),
+                         ("pinned keys", access.tls.pins),
+                         ("statuses", access.manners.retry_statuses),
+                         ("proxies", access.proxies.by_scheme if access.proxies else ())):
+        _bound(name, values, LISTED_MAX, LISTED_BYTES_MAX)
     manners = access.manners
     if manners.family not in FAMILIES or min(
             manners.connect_timeout_s, manners.read_timeout_s, manners.tries,

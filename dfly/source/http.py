@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 DISCARDED_MAX = 16 * 1024  # bytes: shorter bodies of no use are read, to keep the connection
 DISCARD_S = 5.0            # but not for longer than a new connection would take
+TLS_ALERT = repr(b"\x15\x03")[:-1]   # how a TLS server answers to plain text
 HINTS = {403: "the source forbids it: check the URL, or give credentials with --header",
          404: "check the URL", 410: "check the URL", 429: "the source wants fewer requests: "
          "try again later", 503: "the source is overloaded: try again later"}
@@ -399,7 +400,11 @@ def _login_hint(response: ClientResponse, sent: Outfit) -> str:
 
 
 def _hint_for(error: DflyError) -> str:
-    return "is an HTTP server there?" if isinstance(error, HttpError) else ""
+    if not isinstance(error, HttpError):
+        return ""
+    if TLS_ALERT in error.what:
+        return "it speaks TLS there: an https:// URL?"
+    return "is an HTTP server there?"
 
 
 def _kind_of(error: DflyError) -> type[DflyError]:

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
-from typing import Any, Iterator, Tuple, Type
+import threading
+import time
+from typing import Any, Iterator, List, Tuple, Type
 
 import pytest
 
@@ -137,24 +140,6 @@ def test_characters_that_a_request_line_cant_carry_are_escaped(server: SourceSer
     server.add("/gr%C3%BC%C3%9Fe", CONTENT)
     assert ask(SourceRequest(server.url("/grüße?q=%2f&r=ü")), taken) == CONTENT
     assert server.log[0].target == "/gr%C3%BC%C3%9Fe?q=%2f&r=%C3%BC"
-
-
-@pytest.mark.parametrize("disposition,name", [
-    ('attachment; filename="disk.img"', "disk.img"),
-    ("attachment; filename*=UTF-8''gr%C3%BC%C3%9Fe.img", "grüße.img"),
-    ('attachment; filename="../../etc/passwd"', "passwd"),
-    ('attachment; filename="C:\\\\dir\\\\x.exe"', "x.exe"),
-    ('attachment; filename=".bashrc"', "bashrc"),
-    ('attachment; filename=".."', ""),
-    ("attachment; filename*=nope''%ff", None),
-    ('attachment; filename="' + "x" * 300 + '"', ""),
-    ("inline", ""),
-])
-def test_a_file_name_is_a_plain_base_name(server: SourceServer, disposition: str,
-                                          name: str | None) -> None:
-    url = server.add("/f", CONTENT, headers=(("Content-Disposition", disposition),))
-    found = ask(SourceRequest(url)).facts.file_name
-    assert found == name if name is not None else "/" not in found
 
 
 # ------------------------------------------------------------------------------- redirects
@@ -338,3 +323,111 @@ def test_what_isnt_received_is_not_waited_for(server: SourceServer) -> None:
     body = ask(SourceRequest(url))
     assert body.total == SIZE
     server.wait_until(lambda: server.log[0].client_left)
+
+
+# -------------------------------------------------------------------------------- manners
+def dripping(parts: List[bytes], pause_s: float) -> Tuple[str, threading.Thread]:
+    """A server of one request whose answer comes in these parts; its URL and its thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(ConnectionError), listener, listener.accept()[0] as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.recv(10_000)
+            for part in parts:
+                sock.sendall(part)
+                time.sleep(pause_s)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/", thread
+
+
+def test_a_body_may_drip_but_not_be_silent() -> None:
+    url, thread = dripping([b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n",
+                            *(b"%d" % number for number in range(8))], 0.1)
+    assert ask(SourceRequest(url, with_manners(read_timeout_s=0.5)), taken) == b"01234567"
+    thread.join()
+
+
+def test_a_head_must_be_whole_in_time_however_it_drips() -> None:
+    url, thread = dripping([b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 10], 0.1)
+    error = refused(NetworkError, SourceRequest(url, with_manners(read_timeout_s=0.3)))
+    assert "no answer in 0.3 s" in error.what
+    thread.join()
+
+
+def test_a_time_of_none_is_no_time_out(server: SourceServer) -> None:
+    url, thread = dripping([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", b"x"], 0.05)
+    manners = with_manners(read_timeout_s=0, connect_timeout_s=0)
+    assert ask(SourceRequest(url, manners), taken) == b"x"
+    thread.join()
+    assert "Connection refused" in refused(NetworkError, SourceRequest(url, manners)).what
+
+
+def test_times_to_connect_and_to_read_are_apart(server: SourceServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:    # it accepts, and says nothing
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        began = time.monotonic()
+        refused(NetworkError, SourceRequest(url, with_manners(connect_timeout_s=0.2)))
+        refused(NetworkError, SourceRequest(url.replace("https", "http"),
+                                            with_manners(read_timeout_s=0.2)))
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("family,host", [(6, "127.0.0.1"), (4, "[::1]")])
+def test_a_host_without_an_address_of_the_family_is_said(family: int, host: str) -> None:
+    error = refused(NetworkError, SourceRequest(f"http://{host}:9/", with_manners(family=family)))
+    assert f"no IPv{family} address" in error.what and error.exit_code == 4
+
+
+def test_the_family_wanted_is_used(server: SourceServer) -> None:
+    url = server.add("/f", CONTENT).replace("127.0.0.1", "localhost")
+    assert ask(SourceRequest(url, with_manners(family=4)), taken) == CONTENT
+
+
+# ----------------------------------------------------------------------- sources gone wrong
+@pytest.mark.parametrize("location", [
+    "//[", "http://", "http://h:99999/", "\xff\xfe://x", "//\x80/", "http://u:p@/", "x" * 9000])
+def test_garbage_in_a_location_is_an_error(server: SourceServer, location: str) -> None:
+    server.add("/a", redirect=location)
+    error = refused(DflyError, SourceRequest(server.url("/a")))
+    assert error.exit_code in (4, 7, 8) and "\n" not in str(error)
+
+
+def test_a_location_may_leave_out_the_scheme(server: SourceServer) -> None:
+    server.add("/a", redirect=server.add("/b", CONTENT).partition(":")[2])
+    assert ask(SourceRequest(server.url("/a")), taken) == CONTENT
+    server.change("/a", redirect="?b=c")
+    server.next("/a")
+    server.next("/a", redirect="", content=b"query")
+    assert ask(SourceRequest(server.url("/a")), taken) == b"query"
+
+
+def test_a_thousand_redirects_are_ended_where_the_caller_says(server: SourceServer) -> None:
+    for number in range(1000):
+        server.add(f"/{number}", redirect=f"/{number + 1}")
+    assert refused(ServerError, SourceRequest(server.url("/0"))).exit_code == 8
+    assert len(server.log) == 21 and server.connections == 1
+
+
+@pytest.mark.parametrize("raw", [
+    b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 70_000, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+    b"HTTP/1.1 " + b"2" * 70_000, b"HTTP/1.1 999999 OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n X\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 50])
+def test_heads_that_no_server_should_send_are_errors(server: SourceServer, raw: bytes) -> None:
+    error = refused(ProtocolError, SourceRequest(server.add("/f", raw=raw)))
+    assert error.exit_code == 7 and error.what.startswith("can't fetch ")
+
+
+def test_a_redirects_body_is_not_waited_for(server: SourceServer) -> None:
+    url, thread = dripping([b"HTTP/1.1 302 Found\r\nLocation: " + server.add("/f", CONTENT).encode()
+                            + b"\r\nContent-Length: 9000000000\r\n\r\n"], 0.0)
+    assert ask(SourceRequest(url), taken) == CONTENT
+    thread.join()
+
+
+def test_tls_on_a_plain_url_is_hinted_at() -> None:
+    url, thread = dripping([b"\x15\x03\x01\x00\x02\x02\x46"], 0.0)
+    assert "https://" in refused(ProtocolError, SourceRequest(url)).hint
+    thread.join()
