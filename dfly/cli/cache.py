@@ -1,4 +1,4 @@
-"""Tend what this host keeps: list tasks, verify them against their digests, remove them.
+"""Tend what this host keeps: list tasks, verify them by their digests, export, remove them.
 
 Through the daemon if one runs, which alone may touch its store; else directly on the store, under
 its lock.
@@ -6,6 +6,8 @@ its lock.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, List, Protocol
@@ -13,13 +15,17 @@ from typing import Any, Dict, Iterator, List, Protocol
 from dfly.cli.local import BRIEF, NobodyThere, ask_json
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.table import print_json, table
+from dfly.cli.target import target_for
 from dfly.config import PeerSettings, load
-from dfly.errors import DflyError, UsageError, printable
-from dfly.task import members
+from dfly.digest import Digest
+from dfly.errors import DflyError, FileError, UsageError, printable
+from dfly.names import is_shared_url, shared_digest
+from dfly.task import TaskSpec, members
 from dfly.units import format_size
 
 PREFIX_MIN = 6           # hex digits of a task's id that name it
 VERIFY_TIMEOUT_S = 3600.0  # a daemon hashes at some 500 MB/s, and a task may have a terabyte
+COPY_SIZE = 1 << 20      # bytes at a time to standard output
 Record = Dict[str, Any]
 
 
@@ -71,10 +77,12 @@ class StoreCache:
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("action", choices=("ls", "verify", "rm"), help="ls lists, verify hashes "
-                        "every piece again, rm removes")
+    parser.add_argument("action", choices=("ls", "verify", "export", "rm"), help="ls lists, "
+                        "verify hashes every piece again, export writes a task's content to a "
+                        "file, rm removes")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="a task's id, its first digits, "
-                        "or its URL")
+                        "its URL, or sha256:HEX where its digest names it; for export, then the "
+                        "FILE to write: - is standard output")
     parser.add_argument("--all", action="store_true", help="all tasks: for verify and rm")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--socket", metavar="PATH", help="unix socket of the peer daemon")
@@ -82,11 +90,15 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: Arguments) -> int:
+    if args.action == "export" and (len(args.tasks) != 2 or args.all or args.json):
+        raise UsageError("cache export takes a TASK and a FILE", "and no --all, and no --json")
     if args.action != "ls" and not args.tasks and not args.all:
         raise UsageError(f"cache {args.action} needs a TASK, or --all")
     settings = load(PeerSettings, Arguments(socket=args.socket, store=args.store))
     with _opened(settings) as cache:
         records = cache.records()
+        if args.action == "export":
+            return _export(_find(records, args.tasks[0]), args.tasks[1])
         chosen = records if args.all or not args.tasks else [
             _find(records, text) for text in args.tasks]
         if args.action == "ls":
@@ -117,12 +129,23 @@ def _opened(settings: PeerSettings) -> Iterator[Cache]:
 
 
 def _find(records: List[Record], text: str) -> Record:
-    found = [record for record in records if text == record.get("url") or (
+    by_digest = _named_by_digest(text)
+    found = [record for record in records if text == record.get("url")
+             or record.get("task_id") == by_digest or (
         len(text) >= PREFIX_MIN and str(record.get("task_id", "")).startswith(text.lower()))]
     if len(found) != 1:
         raise UsageError(f"{len(found) or 'no'} tasks here are {printable(text)!r}",
                          "see dfly cache ls")
     return found[0]
+
+
+def _named_by_digest(text: str) -> str:
+    """The id of the task that this digest, or URL of a shared content, names; "" for other text."""
+    if is_shared_url(text):
+        text = shared_digest(text)
+    if not text.lower().startswith("sha256:"):
+        return ""
+    return TaskSpec("", digest=Digest.parse(text)).task_id
 
 
 def _list(records: List[Record], as_json: bool) -> int:
@@ -144,6 +167,31 @@ def _held(record: Record) -> str:
     if record.get("complete"):
         return "all"
     return _size(record.get("held_bytes"))
+
+
+def _export(record: Record, name: str) -> int:
+    """The content of a whole task into a file that is the user's own."""
+    path, length = str(record.get("path", "")), record.get("length")
+    task = str(record.get("task_id", ""))[:12]
+    if not record.get("complete"):
+        raise FileError(f"task {task} isn't whole here: {_held(record)} of {_size(length)}",
+                        "dfly get its URL brings the rest")
+    try:
+        source = open(path, "rb")
+    except OSError as error:
+        raise FileError(f"can't read {path}: {error.strerror}",
+                        "dfly cache verify tells what the store still has") from None
+    with source:
+        if os.fstat(source.fileno()).st_size != length:
+            raise FileError(f"{path} was changed by someone", f"remove it: dfly cache rm {task}")
+        if name == "-":
+            shutil.copyfileobj(source, sys.stdout.buffer, COPY_SIZE)
+            sys.stdout.flush()
+            return 0
+        target = target_for("", name, None)
+        target.check()
+        target.put(path, source.fileno())
+    return 0
 
 
 def _remove(cache: Cache, records: List[Record], as_json: bool) -> int:

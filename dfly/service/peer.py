@@ -216,8 +216,8 @@ class Peer:
                 log.warning("%s", why)
         if wish.no_source or self.settings.no_source:
             raise NoManager(f"no manager can give the file{why and f' ({why})'}",
-                            "name one by --manager, or "
-                            + ("share the file once more" if shared else "allow the source"))
+                            "share it once more by dfly share, or name another --manager"
+                            if shared else "name one by --manager, or allow the source")
         return await self._start_alone(wish, task_id, why)
 
     async def seed(self, spec: TaskSpec) -> Optional[TaskDownload]:
