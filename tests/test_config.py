@@ -94,12 +94,12 @@ def test_every_setting_can_be_said_in_every_way(role: Type[Settings], tmp_path: 
 
 
 def _example(parse: Any, default: Any) -> str:
-    for text in ("yes", "7", "/some/where", "10.0.0.0/8=eu/dc1", "10.0.0.1:99"):
+    for text in ("yes", "7", "503", "/some/where", "10.0.0.0/8=eu/dc1", "10.0.0.1:99"):
         try:
             value = parse(text)
         except UsageError:
             continue
-        if type(value) is type(default) and value != default:
+        if value != default and (default is None or type(value) is type(default)):
             return text
     raise AssertionError(f"no example for {parse}")
 

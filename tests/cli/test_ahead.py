@@ -3,107 +3,108 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Dict, List
 
 import pytest
 
 from dfly.cli import main
-from dfly.cli.ahead import SMALL_MAX, WIDTH_MAX, ahead
-from dfly.cli.download import Download, Request
-from dfly.errors import NetworkError, ServerError
+from dfly.cli.ahead import SMALL_MAX, WIDTH_MAX, ahead, at_once
+from dfly.cli.download import Request
+from dfly.cli.job import Choices, Job
 
 Event = Dict[str, Any]
 TASK = "ab" * 32
 
 
-class Slow(Download):
-    """A download that begins at once and ends when it's told to."""
+class Slow(Job):
+    """A job that begins at once and ends when it's told to."""
 
     under_way: "List[Slow]" = []
     most = 0
 
-    def __init__(self, number: int, length: int = 10, error: str = "") -> None:
-        super().__init__("", Request(f"http://f/{number}"), None)
+    def __init__(self, number: int, length: int = 10, code: int = 0) -> None:
+        super().__init__(Request(f"http://f/{number}"), None, Choices(""))
         self.number = number
-        self.length = length
-        self.error = error
+        self.size = length
+        self.ends_with = code
         self.go_on = threading.Event()
         self.begun = threading.Event()
 
-    def fetch(self, on_event: Callable[[Event], None]) -> Tuple[Event, int]:
+    def fetch(self) -> None:
         Slow.under_way.append(self)
         Slow.most = max(Slow.most, len(Slow.under_way))
         self.begun.set()
-        on_event({"event": "accepted"})
-        on_event({"event": "progress"})
         assert self.go_on.wait(20)
         Slow.under_way.remove(self)
-        if self.error:
-            raise ServerError(self.error)
-        return {"event": "done", "length": self.length}, self.number
 
-    def deliver(self, done: Event, fd: int) -> str:
-        return f"path{fd}"
+    def finish(self) -> int:
+        finished.append(self.number)
+        self.length = self.size
+        return self.ends_with
+
+
+finished: List[int] = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_under_way() -> None:
     Slow.under_way = []
     Slow.most = 0
+    finished.clear()
 
 
-def play(downloads: List[Slow]) -> List[str]:
-    told: List[str] = []
-    for begun in ahead(downloads):
-        number = int(begun.request.url.rpartition("/")[2])
-        downloads[number].go_on.set()
-        try:
-            path, _ = begun.run(lambda event: None)
-            told.append(path)
-        except ServerError as error:
-            told.append(error.what)
-    return told
+def play(jobs: List[Slow]) -> List[int]:
+    """Each goes on once it is due."""
+    codes: List[int] = []
+    turns = ahead(jobs)
+    for job in jobs:
+        job.go_on.set()
+        codes.append(next(turns))
+    assert next(turns, None) is None
+    return codes
 
 
 def test_all_come_in_order_and_more_at_once_as_they_prove_small() -> None:
-    downloads = [Slow(number) for number in range(40)]
-    assert play(downloads) == [f"path{number}" for number in range(40)]
-    assert 2 < Slow.most <= WIDTH_MAX + 1
+    assert play([Slow(number) for number in range(40)]) == [0] * 40
+    assert finished == list(range(40)) and 2 < Slow.most <= WIDTH_MAX + 1
 
 
 def test_large_files_go_one_after_the_other() -> None:
-    downloads = [Slow(number, length=SMALL_MAX + 1) for number in range(6)]
-    assert len(play(downloads)) == 6 and Slow.most == 1
+    jobs = [Slow(number, length=SMALL_MAX + 1) for number in range(6)]
+    assert len(play(jobs)) == 6 and Slow.most == 1
 
 
 def test_a_failure_is_told_in_its_turn_and_the_others_go_on() -> None:
-    downloads = [Slow(number, error="no such file" if number == 3 else "") for number in range(6)]
-    assert play(downloads) == ["path0", "path1", "path2", "no such file", "path4", "path5"]
-
-
-def test_what_waits_gathers_no_progress() -> None:
-    downloads = [Slow(number) for number in range(3)]
-    turns = ahead(downloads)
-    downloads[0].go_on.set()
-    next(turns).run(lambda event: None)
-    second = next(turns)
-    assert downloads[2].begun.wait(20)
-    for download in downloads:
-        download.go_on.set()
-    second.run(lambda event: None)
-    seen: List[str] = []
-    next(turns).run(lambda event: seen.append(event["event"]))
-    assert seen == ["accepted"] and next(turns, None) is None
+    jobs = [Slow(number, code=8 if number == 3 else 0) for number in range(6)]
+    assert play(jobs) == [0, 0, 0, 8, 0, 0]
 
 
 def test_an_unforeseen_error_comes_out_where_it_belongs() -> None:
     class Broken(Slow):
-        def fetch(self, on_event: Callable[[Event], None]) -> Tuple[Event, int]:
-            raise NetworkError("cut")
+        def fetch(self) -> None:
+            raise RuntimeError("a mistake of ours")
 
-    (turn,) = ahead([Broken(0)])
-    with pytest.raises(NetworkError, match="cut"):
-        turn.run(lambda event: None)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(ahead([Broken(0)]))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(at_once([Broken(0), Broken(1)], 2))
+
+
+def test_with_a_number_of_jobs_so_many_run_and_each_ends_on_its_own() -> None:
+    jobs = [Slow(number, length=SMALL_MAX + 1, code=number) for number in range(7)]
+    turns = at_once(jobs, 3)
+    codes = threading.Thread(target=lambda: ended.extend(turns))
+    ended: List[int] = []
+    codes.start()
+    for job in jobs[:3]:
+        assert job.begun.wait(20)
+    assert not jobs[3].begun.is_set()
+    jobs[1].go_on.set()     # the second is done before the first
+    assert jobs[3].begun.wait(20) and finished == [1]
+    for job in jobs:
+        job.go_on.set()
+    codes.join(20)
+    assert ended == list(range(7)) and sorted(finished) == ended and Slow.most == 3
 
 
 # ------------------------------------------------------------------ through the command line
@@ -122,7 +123,7 @@ def test_names_and_events_have_the_order_of_the_command_line(
     assert main(["get", "--json", *urls]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["url"] for event in told if event["event"] == "done"] == urls
-    assert [event["url"] for event in told] == [url for url in urls for _ in range(2)]
+    assert sorted(event["url"] for event in told) == sorted(2 * urls)
     assert [event["target"] for event in told if event["event"] == "done"] == [
         "same", *(f"same.{number}" for number in range(1, 20))]
     asked = sorted(body["url"] for _, path, body in ready.requests if path == "/v1/get")

@@ -77,8 +77,11 @@ def test_the_request_says_all_that_was_asked(ready: Any) -> None:
                  "-t", "3"]) == 0
     assert ready.asked("/v1/get") == {
         "url": URL, "tag": "t", "filters": ["sig", "exp"], "digest": sha, "check": "md5:" + md5,
-        "headers": [["A", "b"], ["C", "d: e"]], "no_source": True, "limit_bps": 2048.0,
-        "timeout_s": 5.0, "tries": 3, "streaming": False}
+        "no_source": True, "limit_bps": 2048.0, "access": {
+            "headers": [["A", "b"], ["C", "d: e"]],
+            "manners": {"connect_timeout_s": 5.0, "read_timeout_s": 5.0, "tries": 3,
+                        "retry_wait_s": 10.0, "retry_statuses": [], "retry_refused": False,
+                        "max_redirects": 20, "family": 0}}}
 
 
 @pytest.mark.parametrize("code", [3, 4, 6, 8, 9, 11])
@@ -158,10 +161,35 @@ def test_several_downloads_end_with_wgets_code(codes: List[int], code: int) -> N
     [URL, "-m", "xyz"],
     [URL, "--header", "no colon"],
     [URL, "--header", "A: b\r\nC: d"],
-    [URL, URL, "-O", "one"],
     [URL, "--json", "-O", "-"],
+    [URL, "--progress=json", "-O", "-"],
+    [URL, "--progress=fancy"],
+    [URL, "-c", "-O", "-"],
+    [URL, "-nc", "-N"],
+    [URL, "-q", "-v"],
+    [URL, "-4", "-6"],
+    [URL, "-r"],
+    [URL, "-np"],
+    [URL, "-k"],
+    [URL, "--post-data=x"],
+    [URL, "--method=PUT"],
+    [URL, "--range", "5-3"],
+    [URL, "--range", "x"],
+    [URL, "--range", "-0"],
+    [URL, "--range", "0-5", "-c"],
+    [URL, URL, "--digest", "sha256:" + "1" * 64],
+    [URL, "-B", "http://f/"],
+    [URL, "--backups", "x"],
+    [URL, "--cut-dirs", "-1"],
+    [URL, "--retry-on-http-error", "200"],
+    [URL, "--secure-protocol", "SSLv3"],
+    [URL, "--password", "x"],
+    [URL, "--private-key", "x"],
+    [URL, "-e", "tries=3"],
+    [URL, "--restrict-file-names", "dos"],
     [URL, "--digest", "md5:" + "0" * 32, "-m", "1" * 32],
-    [URL, "--tries", "0"],
+    [URL, "--tries", "-1"],
+    [URL, "--tries", "many"],
 ])
 def test_wrong_usage_is_one_line_and_2(
         ready: Any, capsys: pytest.CaptureFixture[str], arguments: List[str]) -> None:
@@ -255,5 +283,5 @@ def test_a_terminal_gets_a_live_line(
     ready.events = [{**ACCEPTED, "bytes": 0}, done()]
     assert main(["get", URL]) == 0
     shown = screen.getvalue()
-    assert shown.startswith("\r  0%  [") and "\x1b[K" in shown
-    assert shown.endswith("\n") and "\r\x1b[Kbig file.iso: 75.0 KiB" in shown
+    assert shown.startswith("\rwaiting for an answer: big file.iso\x1b[")
+    assert shown.endswith("\n") and "big file.iso: 75.0 KiB" in shown.rpartition("\x1b[")[2]
