@@ -132,7 +132,7 @@ def parse_cookie(line: str) -> Optional[Cookie]:
     told, below, path, secure, expires, name, value = fields
     domain, _, port = told.lower().lstrip(".").partition(":")
     moment = _moment(expires)
-    if not domain or not path.startswith("/") or not name or moment is None or (
+    if not domain or not path.startswith("/") or not (name or value) or moment is None or (
             port and not port.isdecimal()):
         return None
     return Cookie(domain, port, below.upper() == "TRUE", path, secure.upper() == "TRUE", moment,

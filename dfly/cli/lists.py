@@ -5,6 +5,7 @@ those that begin with '#' are passed over; wget would take the latter for URLs t
 """
 from __future__ import annotations
 
+import re
 from typing import List, NamedTuple, Optional, Tuple
 
 from dfly.cli.inputs import read_input, shown
@@ -16,6 +17,7 @@ from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
 URLS_MAX = 100_000
+_ALGORITHM = re.compile(r"(sha|md)-?[0-9]+[:=]", re.IGNORECASE)
 
 
 class Listed(NamedTuple):
@@ -61,13 +63,16 @@ def parse_list(text: str, where: str, base: Optional[str] = None) -> UrlList:
 
 def url_of(text: str, base: Optional[str] = None) -> str:
     """What was written as a URL dfly can fetch: relative to `base`, or, without one, with http://
-    put before a bare host as wget does. UsageError."""
+    put before a bare host; spaces in its path escaped. All that is wget's. UsageError."""
     if "://" not in text.partition("?")[0]:
         if base:
             from urllib.parse import urljoin
             text = urljoin(base, text)
         elif text[:1] not in ("", "/", "?", "."):
             text = "http://" + text
+    path = text.partition("://")[2].partition("/")[2]
+    if " " in path:
+        text = text[:-len(path)] + path.replace(" ", "%20")
     split_url(text)
     return text
 
@@ -75,8 +80,8 @@ def url_of(text: str, base: Optional[str] = None) -> str:
 def _parted(line: str) -> Tuple[str, str]:
     """(digest or "", URL)."""
     first, _, rest = line.replace("\t", " ").partition(" ")
-    rest = rest.strip()
-    if not rest or "/" in first:
-        return "", line
     algorithm = algorithm_of(first)
-    return str(Digest.parse(f"{algorithm}:{first}" if algorithm else first)), rest.lstrip("*")
+    if not rest or not (algorithm or _ALGORITHM.match(first)):
+        return "", line
+    digest = Digest.parse(f"{algorithm}:{first}" if algorithm else first)
+    return str(digest), rest.strip().lstrip("*")

@@ -191,6 +191,9 @@ class Target:
         self._check_folder()
         in_place = self.taken != NUMBER
         final = os.path.realpath(self.path) if in_place else self.path
+        if self.taken == SKIP and os.path.islink(self.path) and not os.path.exists(final):
+            raise FileError(f"{self.path} is a link to nowhere",
+                            "--no-clobber leaves it alone: remove it, or choose another place")
         if in_place and os.path.isdir(final):
             raise FileError(f"{self.path} is a folder", "name a file by -O, or a folder by -P")
         if in_place and os.path.exists(final) and not os.path.isfile(final):

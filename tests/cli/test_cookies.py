@@ -12,6 +12,7 @@ import pytest
 from dfly.access import COOKIES_MAX, Access, access_of
 from dfly.cli.cookies import Jar, parse_cookie
 from dfly.errors import FileError, UsageError
+from dfly.source.jar import Jar as SourceJar
 from tests.support import SourceServer
 
 NOW = 1_800_000_000.0
@@ -41,9 +42,10 @@ def jar(*lines: str) -> Jar:
     (line(expires=""), line(expires=0)),
     (line(value="")[:-1], line(value="")),
     (line(value="a b=c;"), line(value="a b=c;")),
+    (line(name=""), line(name="")),      # a browser's way of writing a value without a name
     ("# comment", None), ("", None), ("a\tb", None), (line("h:x"), None),
     (line(""), None), (line(path="nope"), None), (line(expires="soon"), None),
-    (line(expires="inf"), None), (line(name=""), None), (line(value="a\tb"), None),
+    (line(expires="inf"), None), (line(name="", value=""), None), (line(value="a\tb"), None),
     (line(value="a\x1bb"), None)])
 def test_a_line(written: str, read: Optional[str]) -> None:
     cookie = parse_cookie(written)
@@ -120,6 +122,21 @@ def test_what_is_no_cookie_file(tmp_path: Path) -> None:
     assert len(Jar.read(str(file))) == 0
     with pytest.raises(FileError, match="No such file"):
         Jar.read(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("host", ["host", "www.example.com", "127.0.0.1"])
+def test_the_daemon_speaks_the_same_lines(host: str, tmp_path: Path) -> None:
+    """What a source sets is sent to it, and to it alone, by the command after the next."""
+    visit = SourceJar()
+    visit.keep(f"http://{host}:81/a/f", ["a=1; path=/", "b=2; max-age=999999999; HttpOnly", "c"])
+    cookies = Jar()
+    cookies.merge(visit.lines())
+    saved(cookies, tmp_path, keep_session=True)
+    lines = Jar.read(str(tmp_path / "out")).lines_for([f"http://{host}/"], NOW - 1e9)
+    assert len(lines) == 3
+    value, is_ours = SourceJar(lines).header(f"http://{host}/a/g")
+    assert sorted(value.split("; ")) == ["a=1", "b=2", "c"] and is_ours
+    assert SourceJar(lines).header(f"http://x{host}/a/g")[0] == ""
 
 
 def sent_by(tool: List[str], source: SourceServer, folder: Path) -> str:

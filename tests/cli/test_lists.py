@@ -35,7 +35,7 @@ def test_a_line_may_begin_with_a_digest(line: str, digest: str, url: str) -> Non
 
 
 def test_bad_lines_are_told_of_by_number_and_stop_no_other() -> None:
-    found = parse_list("http://h/a\nhttp://h/b c\nftp://h/x\n/rooted\nsha256:12 http://h/a\n"
+    found = parse_list("http://h/a\nnot a url\nftp://h/x\n/rooted\nsha256:12 http://h/a\n"
                        "http://h/\x1b[2J\nhttp://h:99999/\n\udcff\nhttp://h/z\n", "my list")
     assert [entry.url for entry in found.listed] == ["http://h/a", "http://h/z"]
     assert [str(error).split(": ")[0] for error in found.errors] == [
@@ -54,13 +54,16 @@ def test_bad_lines_are_told_of_by_number_and_stop_no_other() -> None:
     ("h/f", None, "http://h/f"),
     ("h:8080/f", None, "http://h:8080/f"),
     ("h/f?from=http://other/", None, "http://h/f?from=http://other/"),
+    ("http://h/a b/c d?e f", None, "http://h/a%20b/c%20d?e%20f"),
+    ("a b", "http://h/d/x", "http://h/d/a%20b"),
 ])
 def test_what_was_written_as_a_url(text: str, base: Optional[str], url: str) -> None:
     assert url_of(text, base) == url
 
 
 @pytest.mark.parametrize("text, base", [
-    ("/f", None), ("?f", None), ("../f", None), ("", None), ("file:///etc/passwd", "http://h/")])
+    ("/f", None), ("a b/c", None), ("http://a b/c", None), ("?f", None), ("../f", None),
+    ("", None), ("file:///etc/passwd", "http://h/")])
 def test_what_is_no_url(text: str, base: Optional[str]) -> None:
     with pytest.raises(UsageError):
         url_of(text, base)

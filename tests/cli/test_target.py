@@ -253,6 +253,10 @@ def test_no_clobber(output: Optional[str], tmp_path: Path) -> None:
         put(target, b"new", tmp_path)
     assert files(tmp_path) == {"f": "old"}
     (tmp_path / "f").unlink()
+    (tmp_path / "f").symlink_to("nowhere")
+    with pytest.raises(FileError, match="link to nowhere"):
+        target.check()
+    (tmp_path / "f").unlink()
     (tmp_path / "f").mkdir()
     with pytest.raises(FileError, match="is a folder"):
         target.check()
