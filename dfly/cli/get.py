@@ -40,8 +40,9 @@ def _add_places(parser: CommandParser) -> None:
                              "size, and replace it")
     parser.add_argument("--no-use-server-timestamps", action="store_true",
                         help="the file gets the time of now, not the source's")
-    parser.add_argument("--backups", metavar="N",
-                        help="keep N older files as FILE.1, FILE.2 ... when one is replaced")
+    parser.add_argument("--backups", metavar="N", bare="1",
+                        help="keep N older files (one, without =N) as FILE.1, FILE.2 ... when one "
+                             "is replaced")
     parser.add_argument("-x", "--force-directories", action="store_true",
                         help="make folders as in the URL: host/path/file")
     parser.add_argument("-nd", "--no-directories", action="store_true",

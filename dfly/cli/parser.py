@@ -40,9 +40,13 @@ class CommandParser:
         self._prog = prog
         self._description = description
         self._notes: List[Tuple[Tuple[str, ...], Dict[str, Any]]] = []
+        self._bare: Dict[str, str] = {}
 
-    def add_argument(self, *names: str, **about: Any) -> None:
-        """As argparse's."""
+    def add_argument(self, *names: str, bare: Optional[str] = None, **about: Any) -> None:
+        """As argparse's. `bare`: the value where the option is given without one; a value can then
+        only follow behind =."""
+        if bare is not None:
+            self._bare.update({name: f"{name}={bare}" for name in names})
         self._notes.append((names, about))
 
     def add_hidden(self, *names: str, dest: str, takes_value: bool) -> None:
@@ -59,6 +63,7 @@ class CommandParser:
 
     def parse(self, words: List[str]) -> Arguments:
         """UsageError; SystemExit after --help."""
+        words = [self._bare.get(word, word) for word in words]
         values = self._read_plain(words)
         if values is None:
             values = vars(self.full().parse_intermixed_args(words))
