@@ -11,7 +11,7 @@ from typing import List, NamedTuple, Optional, Tuple
 from dfly.cli.inputs import read_input, shown
 from dfly.cli.sums import algorithm_of
 from dfly.digest import Digest
-from dfly.errors import UsageError
+from dfly.errors import UsageError, printable
 from dfly.names import split_url
 from dfly.units import MIB
 
@@ -67,7 +67,10 @@ def url_of(text: str, base: Optional[str] = None) -> str:
     if "://" not in text.partition("?")[0]:
         if base:
             from urllib.parse import urljoin
-            text = urljoin(base, text)
+            try:
+                text = urljoin(base, text)
+            except ValueError:
+                raise UsageError(f"malformed URL {printable(text)!r}") from None
         elif text[:1] not in ("", "/", "?", "."):
             text = "http://" + text
     path = text.partition("://")[2].partition("/")[2]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from dfly.cli.inputs import read_input, shown
 from dfly.digest import SIZES
 from dfly.errors import UsageError, printable
+from dfly.names import split_url
 from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
@@ -58,7 +59,7 @@ class Sums:
 
     def digest_for_url(self, url: str) -> str:
         """By the last part of the URL's path."""
-        return self.digest_for(unquote(urlsplit(url).path.rpartition("/")[2]))
+        return self.digest_for(unquote(split_url(url).path.rpartition("/")[2]))
 
     def digest_for(self, name: str) -> str:
         """'sha256:HEX' of the file of this (base) name, as Digest.parse takes it: the best, if

@@ -63,7 +63,7 @@ def test_what_was_written_as_a_url(text: str, base: Optional[str], url: str) -> 
 
 @pytest.mark.parametrize("text, base", [
     ("/f", None), ("a b/c", None), ("http://a b/c", None), ("?f", None), ("../f", None),
-    ("", None), ("file:///etc/passwd", "http://h/")])
+    ("", None), ("//[x", "http://h/"), ("file:///etc/passwd", "http://h/")])
 def test_what_is_no_url(text: str, base: Optional[str]) -> None:
     with pytest.raises(UsageError):
         url_of(text, base)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,22 @@ def test_a_name_told_by_a_server_is_no_path_and_hides_nothing(told: str, name: s
     target = target_for("http://h/a/f", None, "p", Rules(folders=True))
     assert target.named(told).path == f"p/h/a/{name}"
     assert target_for("http://h/f", "mine", None).named(told).path == "mine"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_url_and_no_server_leads_out_of_the_folder(seed: int) -> None:
+    rng = random.Random(seed)
+    pieces = ["..", "/", "%2e", "%2f", "%00", "%5c", ".", "a", "\u202e", "\U0001f600", "?", "~",
+              "%c3%a9", "%1b", "x" * 300, ":", "*", " "]
+    for _ in range(300):
+        said = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        rules = Rules(folders=rng.random() < 0.7, default_page=said, cut=rng.randint(0, 2),
+                      modes=rng.sample(["windows", "ascii", "uppercase"], rng.randint(0, 3)))
+        target = target_for("http://h/" + said.replace(" ", "%20"), None, "base", rules)
+        for path in (target.path, target.named(said).path):
+            parts = path.split("/")
+            assert parts[0] == "base" and len(parts) > 1 and ".." not in parts, said
+            assert path.isprintable() and max(len(part.encode()) for part in parts) <= 255
 
 
 WGET_SAYS: List[List[str]] = [
