@@ -1,52 +1,25 @@
-"""A source over HTTP: one request, its redirects, and an answer checked to the letter.
+"""A source over HTTP: one request with its redirects and challenges, and the body of its answer.
 
-What a source answers is believed only where it is exactly what was asked for: a 206 must carry the
-Content-Range of the request, the total and the validator of the version; a 200 means that the
-source ignores ranges, and is used as the whole content; an encoded body is refused, because ranges,
-lengths and digests are of the plain bytes. What to do about a refusal (again, later, another way)
-is the business of ingest. Retrying, pieces and files may not be here.
-
-What a request carries on behalf of its caller is visit.py's, where redirects lead hops.py's.
+What an answer means is answers.py's, what a request carries on behalf of its caller visit.py's,
+where redirects lead hops.py's. What to do about a refusal (again, later, another way) is the
+business of ingest. Retrying, pieces and files may not be here.
 """
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
-from dfly.errors import (
-    AuthError,
-    DflyError,
-    NetworkError,
-    ProtocolError,
-    TlsError,
-    printable,
-)
+from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, TlsError
 from dfly.net.route import ProxyDenied
-from dfly.source import (
-    RangesBroken,
-    SourceChanged,
-    SourceRefused,
-    SourceRequest,
-    Version,
-    shown_url,
-)
-from dfly.source.challenge import parse_challenges
+from dfly.source import SourceRefused, SourceRequest, Version, shown_url
+from dfly.source.answers import Span, answer_of, refusal_of
 from dfly.source.facts import facts_of_answer
 from dfly.source.hops import Hop, redirect_target
 from dfly.source.hops import checked_headers as checked_headers
 from dfly.source.visit import Outfit, Visit
-from dfly.wire.http11 import (
-    REASONS,
-    Headers,
-    HttpError,
-    format_content_range,
-    parse_content_range,
-    parse_unsatisfied_range,
-)
+from dfly.wire.http11 import HttpError
 
 if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse, HttpClient
@@ -56,9 +29,6 @@ if TYPE_CHECKING:
 DISCARDED_MAX = 16 * 1024  # bytes: shorter bodies of no use are read, to keep the connection
 DISCARD_S = 5.0            # but not for longer than a new connection would take
 TLS_ALERT = repr(b"\x15\x03")[:-1]   # how a TLS server answers to plain text
-HINTS = {403: "the source forbids it: check the URL, or give credentials with --header",
-         404: "check the URL", 410: "check the URL", 429: "the source wants fewer requests: "
-         "try again later", 503: "the source is overloaded: try again later"}
 
 
 class HttpSource:
@@ -94,54 +64,10 @@ class HttpSource:
 
     def _judge(self, response: ClientResponse, hop: Hop, way: _Way) -> HttpBody:
         """The answer as a body, or the error that it means."""
-        status, request = response.status, way.request
-        if status == 304 and request.unless is not None:
-            span = _Span(0, 0, request.unless.length)
-            return HttpBody(response, span, request.unless, hop, way)
-        if status == 206 and request.is_ranged:
-            span = _span_of(response, request, hop.url)
-        elif status == 200:
-            span = _whole(response)
-        elif status == 416 and _total_of_416(response) == 0:
-            span = _Span(0, 0, 0)
-        else:
-            raise self._refusal(response, hop.url, way)
-        _check_encoding(response.headers, hop.url)
-        version = _version_of(response.headers, span.total)
-        _check_version(version, request, hop.url, ranged=status == 206)
-        return HttpBody(response, span, version, hop, way)
-
-    def _refusal(self, response: ClientResponse, url: str, way: _Way) -> DflyError:
-        status = response.status
-        reason = printable(response.head.reason[:80]) or REASONS.get(status, "")
-        what = f"{shown_url(url)}: {status} {reason}".rstrip()
-        proxy = way.sent.route.proxy
-        if status == 401:
-            return AuthError(what, _login_hint(response, way.sent))
-        if status == 407 and proxy is not None:
-            return AuthError(f"{proxy.name}: {what}", ProxyDenied.hint)
-        if status == 407:
-            return AuthError(what, "a proxy on the way wants a password")
-        if status == 416 and way.request.if_version is not None:
-            return SourceChanged(f"{shown_url(url)} changed: it has no more the bytes asked for")
-        if status < 400:
-            return ProtocolError(f"{what}: not an answer to a download")
-        hint = HINTS.get(status, "the source has a fault: try again later" if status >= 500
-                         else "check the URL and the headers given")
-        if proxy is not None and url.startswith("http:"):    # it may be the proxy that says so
-            what += f" (through {proxy.name})"
-        return SourceRefused(what, hint, status, self._retry_after(response.headers))
-
-    def _retry_after(self, headers: Headers) -> Optional[float]:
-        """Seconds that the source asks to wait for (RFC 9110 10.2.3)."""
-        value = (headers.get("Retry-After") or "").strip()
-        if value.isascii() and value.isdigit():
-            return float(value[:9])
-        at = _moment(value)
-        if at is None:
-            return None
-        now = _moment(headers.get("Date") or "")
-        return max(0.0, at - (self._clock.wall() if now is None else now))
+        answer = answer_of(response.head, way.request, hop.url)
+        if answer is None:
+            raise refusal_of(response.head, way.request, way.sent, hop.url, self._clock.wall())
+        return HttpBody(response, answer, hop, way)
 
 
 class _Way:
@@ -221,21 +147,12 @@ def _count(answers: Dict[str, int], whose: str) -> int:
     return before
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Bytes [start, stop) of a content of `total` bytes."""
-
-    start: int
-    stop: Optional[int]
-    total: Optional[int]
-
-
 class HttpBody:
     """SourceBody over a response."""
 
-    def __init__(self, response: ClientResponse, span: _Span, version: Version, hop: Hop,
+    def __init__(self, response: ClientResponse, answer: Tuple[Span, Version], hop: Hop,
                  way: _Way) -> None:
-        self.version = version
+        span, self.version = answer
         self.total = span.total
         self.start = span.start
         self.stop = span.stop
@@ -307,96 +224,6 @@ async def _discard(response: ClientResponse) -> None:
         pass  # the body was of no use; the connection is closed, and the next one tells
     finally:
         response.release()
-
-
-# ---------------------------------------------------------------------------------- answers
-def _span_of(response: ClientResponse, request: SourceRequest, url: str) -> _Span:
-    """The range that a 206 brings, which must be the one asked for."""
-    told = response.headers.get("Content-Range")
-    if told is None:
-        raise RangesBroken(f"{shown_url(url)}: 206 without Content-Range")
-    try:
-        start, stop, total = parse_content_range(told)
-    except ProtocolError as error:
-        raise RangesBroken(f"{shown_url(url)}: {error.what}") from None
-    if total is None:
-        raise RangesBroken(f"{shown_url(url)}: 206 that doesn't tell the length of the whole")
-    asked = total if request.stop is None else min(request.stop, total)
-    if (start, stop) != (request.start, asked):
-        raise RangesBroken(f"{shown_url(url)}: asked for bytes {request.start}-{asked - 1}, "
-                           f"got {format_content_range(start, stop, total)}")
-    length = _content_length(response.headers)
-    if length is not None and length != stop - start:
-        raise RangesBroken(f"{shown_url(url)}: a range of {stop - start} bytes in a body "
-                           f"of {length}")
-    return _Span(start, stop, total)
-
-
-def _whole(response: ClientResponse) -> _Span:
-    length = _content_length(response.headers)
-    return _Span(0, length, length)
-
-
-def _content_length(headers: Headers) -> Optional[int]:
-    """The framing was checked when the head was read: a length that is there is a number."""
-    if "Transfer-Encoding" in headers:
-        return None
-    text = (headers.get("Content-Length") or "").partition(",")[0].strip()
-    return int(text) if text else None
-
-
-def _total_of_416(response: ClientResponse) -> Optional[int]:
-    return parse_unsatisfied_range(response.headers.get("Content-Range") or "")
-
-
-def _check_encoding(headers: Headers, url: str) -> None:
-    encodings = [token for token in headers.tokens("Content-Encoding") if token != "identity"]
-    if encodings:
-        raise ProtocolError(f"{shown_url(url)}: sent {printable(encodings[0][:40])}-encoded "
-                            "although asked not to",
-                            "switch the encoding of this path off at the source")
-
-
-def _version_of(headers: Headers, total: Optional[int]) -> Version:
-    return Version.of((headers.get("ETag") or "").strip(),
-                      (headers.get("Last-Modified") or "").strip(), total, os.urandom(8).hex())
-
-
-def _check_version(version: Version, request: SourceRequest, url: str, *, ranged: bool) -> None:
-    """SourceChanged unless the answer is of the version asked for. The same strong ETag with
-    another total isn't another version, it's a lie about the total."""
-    wanted = request.if_version
-    if wanted is None or not wanted.contradicts(version):
-        return
-    strong = version.etag and not version.etag.startswith("W/")
-    if ranged and strong and version.etag == wanted.etag:
-        raise RangesBroken(f"{shown_url(url)}: tells a length of {version.length} bytes, "
-                           f"before it was {wanted.length}")
-    raise SourceChanged(f"{shown_url(url)} changed while it was fetched")
-
-
-def _moment(date: str) -> Optional[float]:
-    """Seconds since 1970 of an HTTP date; None if it isn't one."""
-    from email.utils import parsedate_to_datetime
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-
-
-def _login_hint(response: ClientResponse, sent: Outfit) -> str:
-    """What to do about a 401."""
-    if sent.own_login:
-        return "the Authorization header that was given is refused"
-    if sent.login:
-        return "user name or password is refused"
-    offered = parse_challenges(response.headers.all("WWW-Authenticate"))
-    if offered and not any(challenge.strength for challenge in offered):
-        schemes = printable(", ".join(sorted({challenge.scheme for challenge in offered}))[:80])
-        return (f"it wants a login by {schemes}: give what it needs with "
-                "--header 'Authorization: ...'")
-    return ("give --user and --password, or a netrc, or where a token is wanted "
-            "--header 'Authorization: ...'")
 
 
 def _hint_for(error: DflyError) -> str:

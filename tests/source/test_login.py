@@ -12,12 +12,14 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
-from dfly.access import Access, Login
+from dfly.access import Access, Login, TlsSettings
 from dfly.errors import AuthError
 from dfly.names import origin_of
 from dfly.source import SourceRequest
 from dfly.source.challenge import CHALLENGES_MAX, PARAMETERS_MAX, Credentials, parse_challenges
+from dfly.source.hops import Hop
 from dfly.source.http import HttpSource
+from dfly.source.visit import Visit
 from tests.source.asking import ask, refused, taken, with_source
 from tests.source.gatekeeper import Gatekeeper
 from tests.support import Exchange, SourceServer
@@ -65,6 +67,16 @@ def test_the_gatekeeper_is_right_as_curl_has_it(server: SourceServer, how: Dict[
                                "--noproxy", "*", url], check=False,
                               capture_output=True, timeout=20)
         assert (done.returncode, keeper.log) == (code, words)
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="wget judges the server's side")
+@pytest.mark.parametrize("algorithm", ["MD5", "MD5-sess", ""])
+def test_the_gatekeeper_is_right_as_wget_has_it(server: SourceServer, algorithm: str) -> None:
+    keeper = Gatekeeper(USER, "secret", algorithm=algorithm)
+    url = server.add("/f", CONTENT, guard=keeper)
+    done = subprocess.run(["wget", "-qO-", "--no-proxy", f"--user={USER}", "--password=secret",
+                           url], check=True, capture_output=True, timeout=20)
+    assert done.stdout == CONTENT and keeper.log == ["none", "in"]
 
 
 # ------------------------------------------------------------------------------------ Digest
@@ -232,6 +244,17 @@ def test_only_what_may_be_a_secret_makes_a_content_private(
     server.add("/r", redirect=other.add("/f", CONTENT))
     assert ask(SourceRequest(server.url("/r"), Access(headers))).authorised is authorised
     assert ask(SourceRequest(other.url("/f"), login(server))).authorised is False
+
+
+def test_a_clients_certificate_is_for_whom_the_caller_named() -> None:
+    visit = Visit(Access(tls=TlsSettings(cert="cert", key="key"), origins=("https://b:443",)))
+    first = Hop.first("https://a/f")
+    for url, is_shown in (("https://a/g", True), ("https://b/f", True), ("https://c/f", False),
+                          ("https://a:444/f", False)):
+        outfit = visit.outfit(first.to(url))
+        assert (outfit.route.tls.cert, outfit.route.tls.key) == (
+            ("cert", "key") if is_shown else ("", ""))
+        assert outfit.secret is is_shown
 
 
 def test_what_a_source_learned_of_one_caller_is_not_for_another(server: SourceServer) -> None:
