@@ -55,7 +55,7 @@ from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served, task_asked_for
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.sources import looked, source_for, weight_of
-from dfly.service.swarms import LedTask, Swarms
+from dfly.service.swarms import LedTask, Swarms, is_named_by_digest
 from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
 from dfly.source.http import HttpSource
@@ -305,10 +305,8 @@ class Manager:
 
     def _lose(self, host: HostLink) -> None:
         del self._hosts[host.number]
-        for task_id in host.offers:
-            self._offers[task_id].pop(host.number, None)
-            if not self._offers[task_id]:
-                del self._offers[task_id]
+        for task_id in list(host.offers):
+            self._forget_offer(host, self._offers[task_id][host.number])
         for swarm in host.swarms:
             task = self.swarms.of_swarm(swarm)
             if task is not None:
@@ -430,17 +428,26 @@ class Manager:
     def opened(self, task: LedTask) -> None:
         """A task is led: hosts that offered this version of it join. Other offers are void, and
         so is any offer of a private task: an offer proves nothing to the source, and would be
-        answered with all that a Join must prove itself for."""
+        answered with all that a Join must prove itself for. (Where a digest names the content,
+        another version may be as true as this one, and is kept for another time.)"""
         geometry = task.file.geometry
-        for number, offer in self._offers.pop(task.task_id, {}).items():
-            host = self._hosts[number]
-            host.offers.discard(task.task_id)
-            host.offered -= size_of(offer)
-            if (not task.private and offer.version == task.file.version
+        for number, offer in list(self._offers.get(task.task_id, {}).items()):
+            fits = (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
-                    == (geometry.piece_size, geometry.length)):
-                self._accept(host, task, offer, self._givers.believed(
+                    == (geometry.piece_size, geometry.length))
+            if fits or task.private or not is_named_by_digest(task.spec):
+                self._forget_offer(self._hosts[number], offer)
+            if fits:
+                self._accept(self._hosts[number], task, offer, self._givers.believed(
                     task, number, self._possible(task, offer.have)))
+
+    def _forget_offer(self, host: HostLink, offer: Offer) -> None:
+        offers = self._offers[offer.task_id]
+        del offers[host.number]
+        if not offers:
+            del self._offers[offer.task_id]
+        host.offers.discard(offer.task_id)
+        host.offered -= size_of(offer)
 
     def _on_have(self, host: HostLink, have: Have) -> None:
         task = self._task_of(host, have.swarm)

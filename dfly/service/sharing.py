@@ -150,6 +150,7 @@ class Sharing:
         file.hold()
         try:
             await asyncio.to_thread(reading.copy_into, file)
+            await asyncio.to_thread(store.flush)   # a promise: it outlives this daemon
         except DflyError:
             if not before and self._host.download_of(spec.task_id) is None:
                 await asyncio.to_thread(store.remove, spec.task_id)

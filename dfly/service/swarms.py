@@ -236,7 +236,7 @@ class Swarms:
     def _is_fresh(self, task: LedTask) -> bool:
         """No need to ask the source: it said so just now, or what is here is what was asked for
         whatever the source has by now."""
-        return (task.fetching is not None or task.file.complete and _is_named_by_digest(task.spec)
+        return (task.fetching is not None or task.file.complete and is_named_by_digest(task.spec)
                 or self._clock.now() - task.checked_at < self._revalidate_s)
 
     async def _ask(self, spec: TaskSpec, access: Access) -> Content:
@@ -364,7 +364,8 @@ def _same(task: LedTask, content: Content) -> bool:
     return content.unchanged or content.version.same_as(task.version)
 
 
-def _is_named_by_digest(spec: TaskSpec) -> bool:
+def is_named_by_digest(spec: TaskSpec) -> bool:
+    """True if its content can't be another one ever."""
     return spec.digest is not None and spec.digest.is_strong
 
 
