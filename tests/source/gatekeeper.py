@@ -22,11 +22,11 @@ class Gatekeeper:
 
     def __init__(self, user: str, password: str, *, realm: str = "files", algorithm: str = "MD5",
                  qop: str = "auth", uses: int = 0, renews: bool = False,
-                 userhash: bool = False, also: Tuple[str, ...] = ()) -> None:
+                 userhash: bool = False, opaque: str = 'o,p"q', also: Tuple[str, ...] = ()) -> None:
         self.user, self.password, self.realm = user, password, realm
         self.algorithm, self.qop = algorithm, qop
         self.uses, self.renews, self.userhash = uses, renews, userhash
-        self.also = also
+        self.opaque, self.also = opaque, also
         self.log: List[str] = []
         self.parameters: List[Dict[str, str]] = []    # of each Authorization
         self._numbers = itertools.count(1)
@@ -45,8 +45,9 @@ class Gatekeeper:
             return 0, [("Authentication-Info", f'nextnonce="{self._nonce()}", qop=auth')]
 
     def _challenges(self, stale: bool) -> Headers:
-        realm = self.realm.replace("\\", "\\\\").replace('"', '\\"')
-        parts = [f'Digest realm="{realm}"', f'nonce="{self._nonce()}"', 'opaque="o,p\\"q"']
+        realm, opaque = (text.replace("\\", "\\\\").replace('"', '\\"')
+                         for text in (self.realm, self.opaque))
+        parts = [f'Digest realm="{realm}"', f'nonce="{self._nonce()}"', f'opaque="{opaque}"']
         parts += [f"algorithm={self.algorithm}"] if self.algorithm else []
         parts += [f'qop="{self.qop}"'] if self.qop else []
         parts += ["stale=true"] if stale else []
@@ -69,7 +70,7 @@ class Gatekeeper:
         counts = self._counts.get(nonce)
         if counts is None or (self.uses and len(counts) >= self.uses):
             return "stale"
-        if given["response"] != self._response(exchange, given) or given["opaque"] != 'o,p"q':
+        if given["response"] != self._response(exchange, given) or given["opaque"] != self.opaque:
             return "wrong"
         if self.qop:
             if int(given["nc"], 16) in counts:
