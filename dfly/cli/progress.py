@@ -134,7 +134,7 @@ def _parts(meter: Meter, among: bool) -> Dict[str, Part]:
     first = f"{int(done * 100):3d}%" if known else format_size(meter.received).rjust(8)
     size = f"{format_size(meter.received)} of {format_size(meter.length or 0)}" if known else ""
     return {"first": [(first, "")], "rate": [(format_rate(meter.rate_bps).rjust(9), "")],
-            "eta": [(_waiting(meter).ljust(12 if among else 8), "")],
+            "eta": [(_waiting(meter).ljust(12 if among else 9), "")],
             "size": [(size.ljust(20) if among or known else "", "")],
             "legend": _legend(meter), "name": [(cut(printable(meter.name), NAME_MAX), "")]}
 
@@ -152,14 +152,15 @@ def _fitted(meter: Meter, parts: Mapping[str, Part], kept: Sequence[str],
     whole = columns_of(name) if "legend" in kept else NAME_MAX  # columns don't follow a name
     name_min = (whole if "size" in kept else NAME_MIN) + 2 if name else 0
     bar_min = (ample if "size" in kept else BAR_MIN) + 2 if "bar" in kept else 0
-    spare -= name_min + bar_min
+    # Beside a size, which is wider than a percent, a bar ends where those of others end.
+    wider = _width(parts["first"]) - 4 if bar_min else 0
+    spare -= name_min + bar_min - wider
     if spare < 0:
         return None
     if bar_min:
         wide = min(bar_min - 2 + spare, ample)
         spare -= wide - (bar_min - 2)
-        # Beside a size, which is wider than a percent, it ends where the others end.
-        words.insert(1, _bar(meter, wide - (_width(parts["first"]) - 4)))
+        words.insert(1, _bar(meter, wide - wider))
     if name:
         words.append([(cut(name, name_min - 2 + spare), "")])
     return _side_by_side(words)

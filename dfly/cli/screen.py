@@ -257,7 +257,7 @@ class Screen:
                             **{f"from_{o}": share for o, share in zip(ORIGINS, shares)}}, now)
         of = f" of {self._files}" if self._files >= self._begun else ""
         lost = f", {self._failed} failed" if self._failed else ""
-        self._total.name = f"total: {self._done}{of} files{lost}"
+        self._total.name = f"{self._done}{of} files{lost}"
         return self._total
 
     def _dot(self, row: Row) -> None:
