@@ -341,6 +341,19 @@ def test_a_narrower_terminal_keeps_no_garbage(
     assert [line[:11] for line in glass.shown()] == ["dfly: warni", *["x: 95.4 MiB"] * count]
 
 
+def test_lines_are_cleared_first_only_where_the_width_changed(
+        glass: Glass, clock: ManualClock) -> None:
+    """Rows keep in mind that they were wrapped, some terminals', until they're cleared whole."""
+    screen = Screen("bar", stream=glass, clock=clock)
+    row = screen.begin(URL)
+    cleared = []
+    for columns in (80, 60, 60, 100, 100):
+        glass.size = os.terminal_size((columns, 24))
+        tell(screen, clock, {row: MB})
+        cleared.append("\x1b[2K" in glass.writes[-1])
+    assert cleared == [False, True, False, True, False]
+
+
 def test_behind_a_prompt_nothing_is_drawn(
         glass: Glass, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Terminal, "in_foreground", lambda self: False)
