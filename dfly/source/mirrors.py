@@ -75,6 +75,7 @@ class _Mirror:
     shortcut: str = ""                   # where it redirected to
     other_content: bool = False          # what it has is something else
     whole_only: bool = False             # it ignored a range
+    wholes: int = 0                      # times that it gave all of the content, from its start
     busy: int = 0                        # requests and bodies under way
     failures: int = 0                    # in a row; of requests at the same time, one counts
     failed_at: float = 0.0
@@ -84,6 +85,7 @@ class _Mirror:
 
     def begin_anew(self) -> None:
         self.version, self.other_content, self.whole_only = None, False, False
+        self.wholes = 0
 
     def failed(self, began_at: float, now: float, told_s: float) -> None:
         """What was begun then has failed now; `told_s`: the pause that it asked for itself."""
@@ -167,12 +169,14 @@ class MirrorSource:
         began_at = self._clock.now()
         mirror.busy += 1
         try:
-            if mirror.whole_only and request.is_ranged and going_on and not alone:
+            choosy = request.is_ranged and not alone and (going_on or self._checked)
+            if choosy and mirror.whole_only:
                 raise _IgnoresRanges(f"{shown_url(mirror.url)}: ignores ranges")
             body = await self._open(mirror, asked)
             try:
-                mirror.whole_only = request.is_ranged and not (body.ranged or body.unchanged)
-                if mirror.whole_only and going_on and not alone:
+                mirror.whole_only = request.is_ranged and not (
+                    body.ranged or body.unchanged or body.total == 0)
+                if choosy and mirror.whole_only:
                     raise _IgnoresRanges(f"{shown_url(mirror.url)}: ignores ranges")
                 version = self._judged(mirror, body, request)
             except BaseException:
@@ -210,11 +214,12 @@ class MirrorSource:
     def _judged(self, mirror: _Mirror, body: SourceBody, request: SourceRequest) -> Version:
         """The caller's version, if the answer is of that; else SourceChanged."""
         wanted, known = request.if_version, request.unless
+        length = body.version.length
+        if self._lengths is not None and length is not None and length not in self._lengths:
+            mirror.other_content = wanted is not None
+            raise ProtocolError(f"{shown_url(mirror.url)}: has {length} bytes, which the "
+                                "hashes told beforehand aren't of", "it has another file")
         if wanted is None:
-            length = body.version.length
-            if self._lengths is not None and length is not None and length not in self._lengths:
-                raise ProtocolError(f"{shown_url(mirror.url)}: has {length} bytes, which the "
-                                    "hashes told beforehand aren't of", "it has another file")
             self._home = mirror
             mirror.version = body.version
             if known is not None and (body.unchanged or self._is_held(body.version, known)):
@@ -252,9 +257,10 @@ class MirrorSource:
         now = self._clock.now()
         best = max([mirror.speed(now) for mirror in mirrors], default=0.0) or 1.0
 
-        def rank(mirror: _Mirror) -> Tuple[bool, float, bool, float, int]:
-            """Who gives ranges, if it's for one; awake before resting; the home of what isn't
-            checked; where it would be done soonest, one not measured taken for as good as any."""
+        def rank(mirror: _Mirror) -> Tuple[int, float, bool, float, int]:
+            """Who gives ranges, if it's for one; if not, who didn't give all of it before (the
+            caller wasn't content with that); awake before resting; the home of what isn't checked;
+            where it would be done soonest, one not measured taken for as good as any."""
             rests_until = mirror.rests_until if mirror.rests_until > now else 0.0
             home = not self._checked and mirror is self._home
             if home and mirror.failures < PATIENCE:
@@ -262,8 +268,8 @@ class MirrorSource:
             share = (mirror.busy + 1) / (mirror.speed(now) or best)
             if not self._checked or request.if_version is None:
                 share = 0.0
-            return (mirror.whole_only and request.is_ranged, rests_until, not home, share,
-                    mirror.order)
+            poor = mirror.whole_only if request.is_ranged else self._checked * mirror.wholes
+            return poor, rests_until, not home, share, mirror.order
         return sorted(mirrors, key=rank)
 
     def _failed(self, mirror: _Mirror, error: DflyError, began_at: float) -> None:
@@ -280,8 +286,8 @@ class MirrorSource:
         self._missed_at = now if self._missed_at is None else self._missed_at
         impatient = request.if_version is None or now - self._missed_at >= PATIENCE_S
         strangers = sum(mirror.other_content for mirror in self._mirrors)
-        if strangers == len(self._mirrors) or (
-                strangers and not self._checked and (impatient or not hopeful)):
+        lost = strangers and not self._checked and not ranges and (impatient or not hopeful)
+        if strangers == len(self._mirrors) or lost:
             return SourceChanged(f"{shown_url(request.url)}: no mirror has any more the content "
                                  f"that was begun with ({len(self._mirrors)} were asked)")
         ordered = ranges + hopeful if impatient else hopeful + ranges
@@ -346,6 +352,7 @@ class MirrorBody:
             self._end(NetworkError(f"{shown_url(self._mirror.url)}: the body was cut"))
         else:
             self._mirror.did_well()
+            self._mirror.wholes += not self.ranged
         self._end(None)
         return count
 

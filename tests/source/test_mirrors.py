@@ -39,6 +39,7 @@ from dfly.source.http import HttpSource
 from dfly.source.mirrors import (
     CRAWL,
     CRAWL_AFTER_S,
+    FADE_S,
     PATIENCE,
     PATIENCE_S,
     REST_MAX_S,
@@ -303,6 +304,11 @@ def test_unchecked_a_short_failure_does_not_throw_all_away() -> None:
         with pytest.raises(SourceChanged):
             await scene.go_on()
         assert hosts(scene.inner.urls()).count("b") == 1
+        scene.works(A)
+        assert (await scene.begin()).version == VERSION
+        scene.fails(A)
+        with pytest.raises(NetworkError):    # patience is new, too
+            await scene.go_on()
     run(work())
 
 
@@ -353,6 +359,8 @@ def test_checked_each_is_asked_under_its_own_version() -> None:
         scene.inner.places[B].etag = '"two"'
         held = await scene.go_on()
         assert await scene.asked_next(3) == "baaa"
+        scene.clock.advance(REST_MAX_S)
+        assert await scene.asked_next(3) == "aaa"
         await held.close()
     run(work())
 
@@ -403,6 +411,34 @@ def test_checked_a_slow_mirror_gets_less() -> None:
             url = scene.inner.urls()[-1]
         assert 1 <= hosts(done).count("c") <= 4
         assert hosts(done).count("a") > 12 < hosts(done).count("b")
+    run(work())
+
+
+def test_checked_an_old_measurement_is_forgotten() -> None:
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B))
+        bodies = [await scene.begin(100_000), await scene.go_on(0, 100_000)]
+        for url, pace in ((A, 0.1), (B, 0.001)):
+            scene.inner.places[url].on_feed = lambda _, pace=pace: (  # type: ignore[misc]
+                scene.clock.advance(pace))
+            await scene.read(bodies.pop(0))
+        assert await scene.asked_next(2) == "bb"
+        scene.clock.advance(FADE_S - 1)    # B is measured anew meanwhile
+        bodies = [await scene.go_on()]
+        assert hosts(scene.inner.urls())[-1] == "b"
+        scene.clock.advance(2)
+        assert await scene.asked_next() == "a"
+    run(work())
+
+
+def test_checked_a_small_body_measures_nothing() -> None:
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B))
+        scene.inner.places[A].on_feed = lambda _: scene.clock.advance(5.0)
+        bodies = [await scene.begin(), await scene.go_on()]
+        for body in bodies:
+            await scene.read(body)
+        assert await scene.asked_next(2) == "aa"
     run(work())
 
 
@@ -567,6 +603,19 @@ def test_a_body_that_is_merely_slow_is_not() -> None:
     assert crawling(100_000 / CRAWL * 1.1) == ("b", SIZE)
 
 
+def test_a_length_that_the_caller_does_not_know_is_learned() -> None:
+    """That of a part's whole, when a download is resumed."""
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B), how={B: {"content": CONTENT + b"more"}})
+        known = Version('"one"', MONDAY, None)
+        assert (await scene.begin(unless=known)).unchanged
+        held = [await scene.open(0, 100, if_version=known)]
+        scene.inner.places[A].content = CONTENT + b"more"    # under the same validators
+        with pytest.raises((SourceChanged, RangesBroken)):
+            held += [await scene.open(0, 100, if_version=known) for _ in range(2)]
+    run(work())
+
+
 # ---------------------------------------------------------------------------- without ranges
 def test_a_mirror_that_ignores_ranges_is_no_use_for_one() -> None:
     async def work() -> None:
@@ -584,6 +633,48 @@ def test_a_mirror_that_ignores_ranges_is_no_use_for_one() -> None:
     run(work())
 
 
+def test_checked_whoever_gives_ranges_is_begun_with() -> None:
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B), how={A: {"ranges": False}})
+        body = await scene.begin()
+        assert body.ranged and hosts(scene.inner.urls()) == "ab" and scene.inner.bodies[0].closed
+        scene.inner.places[B].ranges = False
+        with pytest.raises(RangesBroken):    # to ingest: ask without
+            await scene.begin()
+        assert not (await scene.begin(None)).ranged
+    run(work())
+
+
+def test_an_empty_content_is_not_without_ranges() -> None:
+    scene = Scene(checked=True, how={A: {"content": b""}})
+    assert run(scene.begin()).total == 0 and hosts(scene.inner.urls()) == "a"
+
+
+def test_who_gave_all_of_it_in_vain_is_not_asked_for_it_again() -> None:
+    """A content whose length nobody knew is found wrong only after its body's end."""
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B), how={
+            A: {"ranges": False, "told": False}, B: {"ranges": False}})
+        await scene.read(await scene.begin(None))
+        for _ in range(3):
+            assert await scene.read(await scene.open(if_version=scene.version)) == CONTENT
+        assert hosts(scene.inner.urls()) == "abab"
+    run(work())
+
+
+def test_lengths_told_beforehand_hold_for_all() -> None:
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B), lengths=range(SIZE, SIZE + 1), how={
+            A: {"ranges": False, "told": False}, B: {"ranges": False, "content": CONTENT + b"x"}})
+        await scene.read(await scene.begin(None))
+        assert await scene.read(await scene.open(if_version=scene.version)) == CONTENT
+        assert hosts(scene.inner.urls()) == "aba"
+        scene.clock.advance(REST_MAX_S)
+        assert await scene.read(await scene.open(if_version=scene.version)) == CONTENT
+        assert hosts(scene.inner.urls()) == "abaa"    # nor is such a one asked again
+    run(work())
+
+
 def test_ranges_are_given_up_only_when_nobody_gives_them_for_long() -> None:
     async def work() -> None:
         scene = Scene(checked=True, urls=(A, B), how={B: {"ranges": False}})
@@ -594,15 +685,15 @@ def test_ranges_are_given_up_only_when_nobody_gives_them_for_long() -> None:
         scene.clock.advance(PATIENCE_S)
         with pytest.raises(RangesBroken):
             await scene.go_on()
+        assert hosts(scene.inner.urls()) == "aaba"    # B was asked once
     run(work())
 
 
 def test_the_only_mirror_left_may_ignore_ranges() -> None:
     async def work() -> None:
-        scene = Scene(checked=True, urls=(A, B), how={A: {"ranges": False}, B: {"content": b"x"}})
+        scene = Scene(checked=False, urls=(A, B), how={A: {"ranges": False}, B: {"content": b"x"}})
         body = await scene.begin()
         assert not body.ranged and body.stop == SIZE
-        scene.inner.places[A].etag = '"one"'
         with pytest.raises(RangesBroken):
             await scene.go_on()
         body = await scene.go_on()
