@@ -55,9 +55,11 @@ def choose_style(wanted: str, *, as_json: bool = False, to_log: bool = False, sh
         return wanted
     if kind == "bar" and "force" in how.split(":"):
         return "bar"
-    from dfly.cli.terminal import is_terminal
-    if not to_log and is_terminal(stream or sys.stderr):
-        return "bar"
+    stream = stream or sys.stderr
+    if not to_log and stream.isatty():
+        from dfly.cli.terminal import is_terminal
+        if is_terminal(stream):
+            return "bar"
     return "dot" if kind == "bar" or to_log or show else "none"
 
 

@@ -62,13 +62,11 @@ class Terminal:
 
     def said(self, text: str) -> str:
         """Text that stays, above the lines; these are gone until they're drawn again."""
-        clear = CLEAR if self._drawn else ""
-        self._drawn = False
-        return f"{clear}{text}\n"
+        return f"{self.cleared()}{text}\n"
 
     def cleared(self) -> str:
-        """The terminal as a prompt wants it."""
-        clear = CLEAR if self._drawn else ""
+        """The terminal as a prompt wants it; if one is there already, the cursor is the shell's."""
+        clear = CLEAR if self._drawn and self.in_foreground() else ""
         self._drawn = False
         return clear
 

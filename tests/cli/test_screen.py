@@ -365,6 +365,15 @@ def test_behind_a_prompt_nothing_is_drawn(
     assert glass.writes == ["x: 95.4 MiB in 0.40 s (250 MB/s); P2P 100%: peers 100%\n"]
 
 
+def test_what_a_shell_wrote_since_is_not_cleared(
+        glass: Glass, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Screen("bar", stream=glass, clock=clock).begin(URL)
+    glass.write("\nprompt$ ")
+    monkeypatch.setattr(Terminal, "in_foreground", lambda self: False)
+    row.done("x", done())
+    assert glass.shown()[1].startswith("prompt$ x: 95.4 MiB")
+
+
 def test_many_threads_tell_at_once(glass: Glass) -> None:
     screen = Screen("bar", stream=glass, files=8)
 
