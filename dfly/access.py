@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
 from urllib.parse import unquote, urlunsplit
 
@@ -44,7 +44,7 @@ class Login:
 
     origin: str
     user: str
-    password: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class TlsSettings:
     pins: Tuple[str, ...] = ()     # base64 of SHA-256 of public keys; any other key is refused
     minimum: str = ""              # TLSv1_2 or TLSv1_3; "" = TLSv1_2
     ciphers: str = ""              # as OpenSSL writes them
-    cert: str = ""                 # this client's certificate (chain) ...
-    key: str = ""                  # ... and its key; "" = inside `cert`
+    cert: str = field(default="", repr=False)  # this client's certificate (chain) ...
+    key: str = field(default="", repr=False)   # ... and its key; "" = inside `cert`
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _bound(name: str, values: Tuple[object, ...], count_max: int,
 
 def _written(value: Any) -> Dict[str, Any]:
     """A dataclass as JSON, less what is at its default."""
-    return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)
-            if getattr(value, field.name) != field.default}
+    return {entry.name: _jsonable(getattr(value, entry.name)) for entry in fields(value)
+            if getattr(value, entry.name) != entry.default}
 
 
 def _jsonable(value: Any) -> Any:
@@ -190,9 +190,9 @@ def _read(kind: Type[T], value: object) -> T:
     if not isinstance(value, Mapping):
         raise ProtocolError(f"no {kind.__name__}: {type(value).__name__}")
     given: Dict[str, Any] = {}
-    for field in fields(kind):   # type: ignore[arg-type]
-        if field.name in value:
-            given[field.name] = _READERS[str(field.type)](value[field.name])
+    for entry in fields(kind):   # type: ignore[arg-type]
+        if entry.name in value:
+            given[entry.name] = _READERS[str(entry.type)](value[entry.name])
     try:
         return kind(**given)
     except TypeError:

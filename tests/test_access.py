@@ -130,7 +130,7 @@ def test_a_caller_is_named_by_whom_he_believes() -> None:
 
 def test_secrets_are_dropped_and_told_apart() -> None:
     bare = FULL.without_secrets()
-    assert not bare.has_secrets and FULL.has_secrets and "hush" not in repr(bare)
+    assert not bare.has_secrets and FULL.has_secrets and "hush" not in repr(FULL)
     assert bare.trust_name == FULL.trust_name and bare.tls.key == ""
     assert FULL.secrets != replace(FULL, logins=()).secrets
     assert FULL.stays_here and not Access().stays_here

@@ -112,7 +112,7 @@ class Credentials:
         if self._digest is not None:
             return self._digest.header(method, target)
         if self._basic:
-            login = f"{self._user}:{self._password}".encode()
+            login = _as_bytes(f"{self._user}:{self._password}")
             return "Basic " + b64encode(login).decode("ascii")
         return ""
 
@@ -151,9 +151,9 @@ class _Digest:
         self._nonce = challenge.get("nonce")
         self._count = 0
         self._cnonce = os.urandom(CNONCE_SIZE).hex()
-        self._user = user.encode().decode("latin-1")
-        secret = f"{self._user}:{challenge.get('realm')}:{password.encode().decode('latin-1')}"
-        self._key = self._hashed(secret)
+        self._user = _as_bytes(user).decode("latin-1")
+        secret = _as_bytes(password).decode("latin-1")
+        self._key = self._hashed(f"{self._user}:{challenge.get('realm')}:{secret}")
         if (challenge.get("algorithm") or "").lower().endswith("-sess"):
             # of the first nonce, also when another follows: the key of a session (3.4.2)
             self._key = self._hashed(f"{self._key}:{self._nonce}:{self._cnonce}")
@@ -183,6 +183,14 @@ class _Digest:
 
     def _hashed(self, text: str) -> str:
         return hashlib.new(self._hash, text.encode("latin-1"), usedforsecurity=False).hexdigest()
+
+
+def _as_bytes(text: str) -> bytes:
+    """UTF-8; an argument that isn't text at all goes as the bytes that were typed."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeError:
+        return text.encode("utf-8", "replace")
 
 
 def _quoted(name: str, value: str) -> str:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 SET_MAX = 50                   # Set-Cookie headers of one answer; browsers keep no more of a site
 SET_SIZE_MAX = 4 * 1024        # characters of one, as browsers have it
 HTTP_ONLY = "#HttpOnly_"
+EXPIRES_MAX = 10**11           # seconds since 1970 that are written: the year 5138
+LINE_SPARE = 40                # characters of a line beside domain, path, name and value
 _LOCAL = ".local"              # how http.cookiejar marks a host without a domain
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_LONG_AGE = re.compile(r'(max-age\s*=\s*"?\d{9})\d+', re.IGNORECASE)   # no float holds the rest
+_PLACE = re.compile(r"(\[[^\]]*\]|[^:\[]+)(?::(\d{1,5}))?")   # host:port, [address]:port
 _Key = Tuple[str, str, str]    # domain, path, name
 
 
@@ -44,11 +48,12 @@ class Jar:
 
     def keep(self, url: str, values: Sequence[str]) -> None:
         """What an answer from `url` set by these Set-Cookie headers, as far as there is room."""
-        kept = [value for value in values[:SET_MAX] if len(value) <= SET_SIZE_MAX]
+        kept = [_LONG_AGE.sub(r"\1", value) for value in values[:SET_MAX]
+                if len(value) <= SET_SIZE_MAX]
         if not kept:
             return
         request = _Request(url)
-        if "." not in request.host:
+        if "." not in request.hostname:
             self._bare_hosts.add(request.hostname)
         jar = self._open()
         count, size = len(jar), sum(map(_size, jar))
@@ -86,7 +91,8 @@ class Jar:
         name, value = (cookie.name, cookie.value) if cookie.value is not None else (
             "", cookie.name)
         fields = [domain, "TRUE" if domain.startswith(".") else "FALSE", cookie.path,
-                  "TRUE" if cookie.secure else "FALSE", str(cookie.expires or 0), name, value]
+                  "TRUE" if cookie.secure else "FALSE",
+                  str(min(int(cookie.expires or 0), EXPIRES_MAX)), name, value]
         return hidden + "\t".join(field.replace("\t", " ") for field in fields)
 
 
@@ -104,7 +110,8 @@ def _pair(cookie: Cookie) -> str:
 
 
 def _size(cookie: Cookie) -> int:
-    return len(cookie.domain) + len(cookie.path) + len(_pair(cookie))
+    """Characters of its line at most."""
+    return len(cookie.domain) + len(cookie.path) + len(_pair(cookie)) + LINE_SPARE
 
 
 def _rest(cookie: Cookie) -> List[str]:
@@ -128,9 +135,10 @@ def _cookie(line: str) -> Optional[Cookie]:
     if line.startswith("#") or len(fields) != 7 or _UNSAFE.search(line):
         return None
     domain, subdomains, path, secure, expires, name, value = fields
-    host, colon, port = domain.lower().partition(":")    # wget writes the port, if it is unusual
-    if not host or not expires.isascii() or not (expires or "0").isdigit() or not path:
+    place = _PLACE.fullmatch(domain.lower())    # wget writes the port, if it is unusual
+    if place is None or not expires.isascii() or not (expires or "0").isdigit() or not path:
         return None
+    host, port = place.groups()
     if "." not in host:
         host += _LOCAL
     until = int(expires[:15] or 0) or None
@@ -139,7 +147,7 @@ def _cookie(line: str) -> Optional[Cookie]:
         name, text = value, None
     else:
         text = value
-    return Cookie(0, name, text, port or None, bool(colon), host, is_domain,
+    return Cookie(0, name, text, port, port is not None, host, is_domain,
                   host.startswith("."), path, True, secure.upper() == "TRUE", until,
                   until is None, None, None, {})
 
@@ -151,8 +159,9 @@ class _Request:
         parts = urlsplit(url)
         self.cookie = ""
         self.type = parts.scheme
-        self.hostname = parts.hostname or ""
-        self.host = parts.netloc.rpartition("@")[2]
+        host = parts.hostname or ""
+        self.hostname = f"[{host}]" if ":" in host else host    # as http.cookiejar has it; its
+        self.host = f"h:{parts.port}" if parts.port else "h"    # look at `host` is for the port
         self.unverifiable = False     # redirects of a download are the caller's wish
         self.origin_req_host = self.hostname
         self._url = url

@@ -22,7 +22,7 @@ from dfly.source.proxies import proxy_for
 if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse
 
-NO_TIMEOUT_S = 7 * 86400.0   # "none" is a week: whoever waited so long may ask again
+NO_TIMEOUT_S = 7 * 86400.0   # "none" is a week, and so is more: selectors count in an int of ms
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Visit:
 
     @property
     def read_timeout_s(self) -> float:
-        return self.access.manners.read_timeout_s or NO_TIMEOUT_S
+        return _bounded(self.access.manners.read_timeout_s)
 
     def outfit(self, hop: Hop) -> Outfit:
         """For a GET of the hop's URL."""
@@ -87,7 +87,7 @@ class Visit:
                      credentials.header("CONNECT", place_of(ascii_host(parts.hostname),
                                                             parts.port or 443)))
         return Route(tls, proxy, login, family=manners.family,
-                     connect_timeout_s=manners.connect_timeout_s or NO_TIMEOUT_S)
+                     connect_timeout_s=_bounded(manners.connect_timeout_s))
 
     def _credentials_for(self, hop: Hop) -> Optional[Credentials]:
         for login in (hop.login, *self.access.logins):
@@ -123,6 +123,10 @@ class Visit:
         credentials = None if proxy is None else self._at_proxies.get(proxy)
         return credentials is not None and credentials.take(
             challenges, sent.route.proxy_login, answers)
+
+
+def _bounded(timeout_s: float) -> float:
+    return min(timeout_s or NO_TIMEOUT_S, NO_TIMEOUT_S)
 
 
 def _with_cookie(headers: List[Tuple[str, str]], cookie: str) -> List[Tuple[str, str]]:

@@ -1,14 +1,16 @@
 """A source that answers anything at all: an error for people, or a body; no crash, no growth."""
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Iterator, List
 
 import pytest
 
-from dfly.access import Access, Login, facts_of
+from dfly.access import Access, Login, Manners, Proxies, TlsSettings, facts_of
 from dfly.errors import DflyError
 from dfly.names import origin_of
+from dfly.net.tls import client_context
 from dfly.source import SourceRequest
 from dfly.source.http import HttpSource
 from tests.source.asking import taken, with_source
@@ -22,7 +24,8 @@ NAMES = ("WWW-Authenticate", "Proxy-Authenticate", "Authentication-Info", "Set-C
          "Content-Length", "Content-Encoding", "Transfer-Encoding", "Connection")
 PARTS = ('Digest realm="a\\"b"', "nonce=n", 'nonce=""', "stale=true", "qop=auth", "qop=auth-int,x",
          "algorithm=SHA-256-sess", "algorithm=SHA-1", "userhash=true", "Basic", 'Basic realm="x"',
-         "nextnonce=z", "a=b", "Max-Age=1e9", "Max-Age=-1", "Domain=.1", "Path=/", "Secure",
+         "nextnonce=z", "a=b", "Max-Age=1e9", "Max-Age=" + "9" * 400, "Max-Age=-1", "Domain=.1",
+         "Path=/", "Secure",
          "Expires=Thu, 01 Jan 1970 00:00:00 GMT", "Expires=99999999999999", "Version=2", "Port",
          "/f", "//", "//h:x/", "https://127.0.0.1:1/", "?", "#", "attachment; filename=\"", "'",
          "filename*=UTF-8''%", "filename*=UTF-16''%ff", "bytes 0-9/10", "bytes */0", "bytes",
@@ -49,6 +52,7 @@ def server() -> Iterator[SourceServer]:
         yield source
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_is_answered_is_an_answer_or_an_error(server: SourceServer, seed: int) -> None:
     rng = random.Random(seed)
@@ -70,3 +74,41 @@ def test_whatever_is_answered_is_an_answer_or_an_error(server: SourceServer, see
                 ends.add(type(error).__name__)
     with_source(work)
     assert {"body", "AuthError", "ProtocolError", "SourceRefused"} <= ends, ends
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\udcff", "a\r\nX: y", "\x00", "é", "/" * 5000])
+def test_odd_text_of_a_caller_is_an_error_or_harmless(server: SourceServer, odd: str) -> None:
+    """It may come from another host: nothing of it was checked but for its length."""
+    challenges = [("WWW-Authenticate", 'Digest realm="r", nonce="n"')]
+    url = server.add("/f", b"0123456789", guard=lambda exchange: (
+        0 if exchange.header("authorization") or exchange.target == "/f" else 401, challenges))
+    origin = origin_of(url)
+    line = "127.0.0.1\tFALSE\t/\tFALSE\t0\tname\t"
+    for access in (
+            Access(headers=(("X", odd),)), Access(headers=((odd, "x"),)), Access(origins=(odd,)),
+            Access(logins=(Login(origin, odd, odd),)), Access(cookies=(line + odd,)),
+            Access(logins=(Login(origin, odd, odd),), preempt=True),
+            Access(cookies=(odd + line,)), Access(proxies=Proxies((("http", odd),))),
+            Access(proxies=Proxies((("http", f"http://{odd}:1"),))),
+            Access(proxies=Proxies((("http", f"http://{odd}:x@127.0.0.1:1"),), odd)),
+            Access(proxies=Proxies((), odd)), Access(manners=Manners(1e9, 1e9))):
+        for asked in (url, url + "?login"):
+            async def work(source: HttpSource, request: SourceRequest) -> None:
+                body = await source.open(request)
+                assert await taken(body) == b"0123456789"
+            request = SourceRequest(asked, access)
+            with contextlib.suppress(DflyError):
+                with_source(lambda source, request=request: work(source, request))
+    for seen in server.log:
+        assert "x" not in seen.headers or seen.headers["x"] == odd.encode(
+            "utf-8", "replace").decode("latin-1") or odd == "é"
+
+
+@pytest.mark.parametrize("settings", [
+    TlsSettings(ca="\ud800"), TlsSettings(crl="\x00"), TlsSettings(cert="\udcff", key="\x00"),
+    TlsSettings(minimum="\ud800"), TlsSettings(ciphers="\ud800"), TlsSettings(ciphers="\x00"),
+    TlsSettings(ca="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"),
+    TlsSettings(crl="-----BEGIN X509 CRL-----\n\ud800\n-----END X509 CRL-----")])
+def test_odd_settings_of_tls_are_errors(settings: TlsSettings) -> None:
+    with pytest.raises(DflyError):
+        client_context(settings)

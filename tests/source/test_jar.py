@@ -10,7 +10,7 @@ from typing import Any, Iterator, Tuple
 
 import pytest
 
-from dfly.access import COOKIES_BYTES_MAX, COOKIES_MAX, Access
+from dfly.access import COOKIES_BYTES_MAX, COOKIES_MAX, Access, facts_of
 from dfly.errors import ProtocolError
 from dfly.source import SourceRequest
 from dfly.source.http import HttpSource
@@ -134,6 +134,7 @@ def test_a_cookie_that_isnt_for_this_host_is_dropped(server: SourceServer, cooki
     assert sent in ("", "a=1") and (not sent or "Expires" in cookie or "Port" in cookie)
 
 
+@pytest.mark.filterwarnings("error")
 def test_cookies_without_end_stay_within_bounds() -> None:
     jar = Jar([HERE])
     for number in range(200):
@@ -142,7 +143,13 @@ def test_cookies_without_end_stay_within_bounds() -> None:
     big = Jar()
     for number in range(200):
         big.keep("http://127.0.0.1/", [f"n{number}={'x' * 4000}"])
-    assert sum(map(len, big.lines())) <= 2 * COOKIES_BYTES_MAX
+    odd = Jar()
+    for number in range(200):
+        odd.keep("http://127.0.0.1/", [f"n{number}-{other}=; HttpOnly; Max-Age={'9' * 3000}"
+                                       for other in range(49)])
+    for full in (jar, big, odd):
+        assert 0 < sum(map(len, full.lines())) <= COOKIES_BYTES_MAX
+        assert facts_of({"cookies": list(full.lines())})    # whoever is told takes it all
     assert jar.header("http://127.0.0.1/")[1]    # the caller's own is still there
 
 
@@ -157,13 +164,25 @@ def test_names_without_a_dot_are_written_as_they_are() -> None:
                "example.net\tFALSE\t/\tFALSE\t0\te\t5"])
     jar.keep("http://localhost/x/y", ["s=1; Path=/x"])
     jar.keep("http://printer.local/", ["p=1"])
+    jar.keep("http://[::1]:81/", ["v=6"])
     assert jar.lines() == ("localhost\tFALSE\t/x\tFALSE\t0\ts\t1",
-                           "printer.local\tFALSE\t/\tFALSE\t0\tp\t1")
+                           "printer.local\tFALSE\t/\tFALSE\t0\tp\t1",
+                           "[::1]\tFALSE\t/\tFALSE\t0\tv\t6")
+    again = Jar(["[::1]\tFALSE\t/\tFALSE\t0\tv\t6", "[::2]:81\tFALSE\t/\tFALSE\t0\tw\t7"])
+    assert [again.header(f"http://{host}/")[0] for host in ("[::1]:9", "[::2]:81", "[::2]")
+            ] == ["v=6", "w=7", ""]
     for url, cookie in (("http://localhost/", "a=1"), ("http://localhost:81/x", "s=1; a=1; b=2"),
                         ("http://sub.example.com/", "c=3"), ("http://example.com/", "c=3"),
                         ("http://sub.example.org/", "d=4"), ("http://badexample.org/", ""),
                         ("http://sub.example.net/", ""), ("http://example.net/", "e=5")):
         assert jar.header(url)[0] == cookie, url
+
+
+@pytest.mark.parametrize("place", ["h:", "h:00080", "x[::1]", "[fe80::1%25eth0]:81", "h..", "%41"])
+def test_an_odd_place_in_a_url_is_none_to_cookies(place: str) -> None:
+    jar = Jar([HERE])
+    jar.keep(f"http://{place}/", ["a=1", "b=2; Domain=h; Port"])
+    assert not jar.header(f"http://{place}/")[1] and len(jar.lines()) <= 2
 
 
 def test_nothing_of_cookies_is_loaded_without_one() -> None:
