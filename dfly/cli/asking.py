@@ -106,6 +106,9 @@ class Asking:
         if self._cookies is None:
             from dfly.cli.cookies import Jar
             path = self._args.load_cookies
+            if path and not os.path.exists(path):   # often that of --save-cookies, to be made
+                self._warn(f"there are no cookies yet: {path} isn't there")
+                path = None
             self._cookies = Jar.read(path) if path else Jar()
         return self._cookies
 

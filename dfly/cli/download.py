@@ -38,11 +38,10 @@ class Request:
 class Download:
     """One URL to one target; target None = standard output."""
 
-    began_at: Optional[float] = None  # it begins when it runs
-
     def __init__(self, socket_path: str, request: Request, target: Optional[Place]) -> None:
         self.request = request
         self.target = target
+        self.last_modified = ""   # as the source spelt it
         self._socket_path = socket_path
 
     def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
@@ -59,8 +58,13 @@ class Download:
         """The first half of `run`, for a target that is a file: have the content in the daemon's
         store. (The done event, its file or -1 where only the daemon can read it), for
         `deliver`."""
+        def hear(event: Event) -> None:
+            if event.get("event") == "accepted":
+                self.last_modified = str(event.get("last_modified") or "")
+            on_event(event)
+
         with self._begin() as answer:
-            done = self._follow(answer, on_event)
+            done = self._follow(answer, hear)
             path = done.get("path")
             if not isinstance(path, str) or not path:
                 return done, -1
@@ -107,7 +111,7 @@ class Download:
                     size = sum(file.write(part) for part in answer.parts())
                     file.flush()
                     _check_size(size, done)
-                    return target.put(temporary, file.fileno())
+                    return target.take(temporary, file.fileno(), self.last_modified)
             except OSError as error:
                 raise write_error(temporary, error) from None
 

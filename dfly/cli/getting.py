@@ -43,6 +43,9 @@ def get_all(args: Arguments) -> int:
     args = args.changed(progress=settings.progress)   # wherever it was said
     if args.background and not (args.log or args.log_append):
         args = args.changed(log=_free_log())
+    if args.timestamping and args.output is not None and args.output != "-":
+        warnings.append("-N does nothing together with -O")   # as in wget
+        args = args.changed(timestamping=False)
     check_options(args)
     items = items_of(args, warnings.append)
     getting = _Getting(args, settings, Asking(args, settings, warnings.append))

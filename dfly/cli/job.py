@@ -71,6 +71,7 @@ class Job:
         self._row: Optional[Row] = None
         self._is_heard = False
         self._error: Optional[BaseException] = error
+        self._download: Optional[Download] = None
         self._done: Optional[Tuple[Event, int]] = None
 
     @property
@@ -83,6 +84,8 @@ class Job:
         """Its row of the screen, from its beginning on."""
         if self._row is None:
             name = self.target.name if self.target is not None else ""
+            if not self.is_possible:
+                name = name or self.request.url   # which may be no URL at all
             self._row = self.screen.begin(self.request.url, name=name)
         return self._row
 
@@ -91,8 +94,8 @@ class Job:
         try:
             if self._error is None:
                 self._prepare()
-                self._done = Download(self._choices.socket, self.request, self.target).fetch(
-                    self._on_event)
+                self._download = Download(self._choices.socket, self.request, self.target)
+                self._done = self._download.fetch(self._on_event)
         except BaseException as error:
             self._error = error   # raised where it is told of
 
@@ -106,9 +109,10 @@ class Job:
                 path, done = Download(self._choices.socket, self.request, None).run(
                     self._on_event)
             else:
-                assert self._done is not None
+                assert self._done is not None and self._download is not None
                 done, fd = self._done
-                path = Download(self._choices.socket, self.request, self.target).deliver(done, fd)
+                self._download.target = self.target   # the source may have named it
+                path = self._download.deliver(done, fd)
         except Left as why:
             self.row.left(str(why))
             return 0

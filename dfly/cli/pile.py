@@ -29,6 +29,10 @@ class Pile:
         with self._target.temporary() as path:
             yield path
 
+    def take(self, path: str, fd: int, last_modified: str = "") -> str:
+        """As a Target's; the pile gets the time at which it is made."""
+        return self.put(path, fd)
+
     def put(self, source_path: Optional[str], source_fd: int) -> str:
         """One more download at the end of the pile."""
         if self._fd < 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dfly.cli.parser import Arguments
 from dfly.errors import DflyError, UsageError, printable
-from dfly.names import is_plain_url, split_url
+from dfly.names import is_plain_url
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -71,15 +71,15 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
     out of a Metalink is told to `warn`."""
     urls: List[str] = args.urls
     if args.mirror:
-        for url in urls:
-            _check(url)
+        urls = list(map(_spelt_out, urls))
         items = [Item(urls[0], mirrors=urls[1:])] if urls else []
     else:
         items = [_item(url) for url in urls]
     if args.input_file:
         from dfly.cli.lists import read_list
         listed = read_list(args.input_file, args.base)
-        items += [_item(line.url, [line.digest] if line.digest else []) for line in listed.listed]
+        items += [Item(line.url, digests=[line.digest] if line.digest else [])
+                  for line in listed.listed]
         items += [Item(args.input_file, error=error) for error in listed.errors]
     if args.metalink:
         items += _from_metalink(args.metalink, warn)
@@ -93,15 +93,17 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
 
 def _item(url: str, digests: Sequence[str] = ()) -> Item:
     try:
-        _check(url)
+        return Item(_spelt_out(url), digests=digests)
     except UsageError as error:
         return Item(url, error=error)
-    return Item(url, digests=digests)
 
 
-def _check(url: str) -> None:
-    if not is_plain_url(url):
-        split_url(url)
+def _spelt_out(url: str) -> str:
+    """As wget takes what is written in a URL's place: a host alone is one, too."""
+    if is_plain_url(url):
+        return url
+    from dfly.cli.lists import url_of
+    return url_of(url)
 
 
 def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:

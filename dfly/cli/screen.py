@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock  # threading's own costs each start 1 ms
 
+from dfly.cli import called_as
 from dfly.cli.progress import ORIGINS, Meter, live_line, picture, summary
 from dfly.cli.table import print_json
 from dfly.cli.target import name_from_url
@@ -69,14 +70,13 @@ class Screen:
 
     def __init__(self, style: str = "", *, verbosity: int = NORMAL,
                  stream: Optional[TextIO] = None, files: int = 0, explain: bool = False,
-                 clock: Optional[Clock] = None,
-                 quiet: bool = False, as_json: bool = False) -> None:
+                 clock: Optional[Clock] = None) -> None:
         self._stream = stream or sys.stderr
-        self.verbosity = QUIET if quiet else verbosity
-        self.style = style or choose_style("", as_json=as_json, verbosity=self.verbosity,
-                                           stream=self._stream)
+        self.verbosity = verbosity
+        self.style = style or choose_style("", verbosity=verbosity, stream=self._stream)
         self.clock = clock or Clock()
         self._explain = explain
+        self._program = called_as()
         self._lock = allocate_lock()
         self._rows: List[Row] = []             # under way, in the order they began
         self._files = files
@@ -112,19 +112,18 @@ class Screen:
                     self._tell(f"--{self._date()}--  {_without_password(url)}")
             elif self._terminal is not None:
                 self._show(row, self.clock.now())
-        self._row = row
         return row
 
     def say(self, what: str) -> None:
         """A line for people, unless they want none."""
         with self._lock:
             if self.verbosity >= NORMAL and self.style != "json":
-                self._tell(f"dfly: {what}")
+                self._tell(f"{self._program}: {what}")
 
     def warn(self, what: str) -> None:
         with self._lock:
             if self.verbosity > QUIET and self.style != "json":
-                self._tell(f"dfly: warning: {what}")
+                self._tell(f"{self._program}: warning: {what}")
 
     def server_answer(self, facts: Mapping[str, Any], url: str = "") -> None:
         """Status line and headers as `wget -S` prints them, also when quiet: they were asked
@@ -146,7 +145,7 @@ class Screen:
                 return
             self._json(row.url, event)
             if kind == "warning" and self.verbosity > QUIET and self.style != "json":
-                self._tell(f"dfly: warning: {event.get('what', '')}")
+                self._tell(f"{self._program}: warning: {event.get('what', '')}")
             elif kind in ("accepted", "progress"):
                 row.meter.update(event, now)
                 if kind == "accepted" and self.verbosity >= VERBOSE and self.style != "json":
@@ -170,14 +169,14 @@ class Screen:
                                  "what": error.what, "hint": error.hint})
             self._leave(row, False)
             if not self._over:  # else it fails because the user left, and that was said
-                self._tell(f"dfly: {error}", *(self._explained(event) if event else []))
+                self._tell(f"{self._program}: {error}", *(self._explained(event) if event else []))
 
     def let_be(self, row: Row, why: str) -> None:
         with self._lock:
             self._json(row.url, {"event": "left", "what": why})
             self._leave(row, True)
             if self.verbosity > QUIET and self.style != "json":
-                self._tell(f"dfly: {why}")
+                self._tell(f"{self._program}: {why}")
 
     def broken_off(self, row: Row) -> None:
         """The first row that says so speaks for all; nothing is drawn from now on."""
@@ -192,7 +191,7 @@ class Screen:
                 return
             far = f" at {100 * row.meter.received // (row.meter.length or 1)}%" if alone else ""
             if self.verbosity > QUIET and self.style != "json":
-                self._tell(f"dfly: interrupted{far}; {RESUMABLE}")
+                self._tell(f"{self._program}: interrupted{far}; {RESUMABLE}")
             elif self._terminal is not None:
                 self._write(self._terminal.cleared())
         finally:
@@ -322,19 +321,6 @@ class Screen:
     def _date(self) -> str:
         import time
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.clock.wall()))
-
-    # ------------------------------------------------------------------------ the last row's
-    def event(self, event: Dict[str, Any]) -> None:
-        self._row.event(event)
-
-    def done(self, path: str, event: Dict[str, Any]) -> None:
-        self._row.done(path, event)
-
-    def failed(self, error: DflyError) -> None:
-        self._row.failed(error)
-
-    def interrupted(self) -> None:
-        self._row.interrupted()
 
 
 class Row:

@@ -179,7 +179,7 @@ def test_several_downloads_end_with_wgets_code(codes: List[int], code: int) -> N
     [URL, "--range", "0-5", "-c"],
     [URL, URL, "--digest", "sha256:" + "1" * 64],
     [URL, "-B", "http://f/"],
-    [URL, "--backups", "x"],
+    [URL, "--backups=x"],
     [URL, "--cut-dirs", "-1"],
     [URL, "--retry-on-http-error", "200"],
     [URL, "--secure-protocol", "SSLv3"],

@@ -350,7 +350,7 @@ def test_private_content_is_for_those_whom_the_source_lets_in(swarm: Swarm, how:
     for peer in (other, holder):
         for wrong in ([], ["-H", "Authorization: Basic d3Jvbmc="]):
             refused = swarm.get(peer, plain, *wrong, "-O", str(swarm.folder / "stolen"))
-            assert_failed(refused, 6, "401", "--header")
+            assert_failed(refused, 6, "401", "Authorization")
             assert not (swarm.folder / "stolen").exists()
     for role, port in ((swarm.manager, swarm.manager.port), (holder, port_of(swarm, holder)),
                        (other, port_of(swarm, other))):
