@@ -23,7 +23,7 @@ from dfly.units import format_size
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, TextIO, Tuple
+    from typing import Any, List, Mapping, Optional, TextIO, Tuple
 
     from dfly.cli.dots import Dots
 

@@ -236,7 +236,8 @@ def test_a_target_that_is_a_folder(place: Place, how: str) -> None:
 
 def test_targets_that_cannot_be_written(place: Place) -> None:
     url = place.source.add("/fine2", CONTENT)
-    for target, says in (("/proc/nothing/here", "/proc/nothing"), ("/dev/null/x", "Not a directory")):
+    for target, says in (("/proc/nothing/here", "/proc/nothing"),
+                         ("/dev/null/x", "Not a directory")):
         got = place.cluster.get(place.peers["managed"], url, "-O", target)
         assert_failed(got, 3, says)
     if os.geteuid():
