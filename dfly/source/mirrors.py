@@ -139,7 +139,7 @@ class MirrorSource:
     async def open(self, request: SourceRequest) -> MirrorBody:
         """See Source.open. With `if_version` it goes on with what the last open without began."""
         if request.if_version is None:
-            self._home = self._missed_at = None
+            self._home = None
             for mirror in self._mirrors:
                 mirror.begin_anew()
         failures: List[DflyError] = []

@@ -245,6 +245,7 @@ def test_unchecked_all_comes_from_the_first() -> None:
         scene.fails(A)
         await scene.begin()
         scene.works(A)
+        scene.clock.advance(REST_MAX_S)
         assert await scene.asked_next(5) == "bbbbb"
     run(work())
 
@@ -284,6 +285,17 @@ def test_unchecked_no_strong_validator_no_take_over(how: Dict[str, Any]) -> None
     run(work())
 
 
+def test_unchecked_a_date_alone_is_not_enough() -> None:
+    async def work() -> None:
+        how = {"etag": "", "ranges": False, "told": False}
+        scene = Scene(checked=False, urls=(A, B), how={A: how, B: how})
+        await scene.begin(None)
+        scene.fails(A, lambda: SourceRefused("404", status=404))
+        with pytest.raises(SourceChanged):
+            await scene.open(if_version=scene.version)
+    run(work())
+
+
 def test_unchecked_a_short_failure_does_not_throw_all_away() -> None:
     """Another mirror has another content: to begin anew with it is a last resort."""
     async def work() -> None:
@@ -305,6 +317,7 @@ def test_unchecked_a_short_failure_does_not_throw_all_away() -> None:
             await scene.go_on()
         assert hosts(scene.inner.urls()).count("b") == 1
         scene.works(A)
+        scene.clock.advance(REST_MAX_S)
         assert (await scene.begin()).version == VERSION
         scene.fails(A)
         with pytest.raises(NetworkError):    # patience is new, too
@@ -378,6 +391,21 @@ def test_checked_lengths_must_agree(content: bytes) -> None:
     run(work())
 
 
+def test_checked_a_mirror_that_is_gone_is_told_as_that() -> None:
+    async def work() -> None:
+        scene = Scene(checked=True, urls=(A, B), how={B: {"content": b"short"}})
+        await scene.begin()
+        scene.fails(A, lambda: SourceRefused("404", status=404))
+        with pytest.raises(SourceRefused, match="404"):
+            await scene.go_on()
+        scene.works(A)
+        scene.inner.places[A].etag = scene.inner.places[A].last_modified = "two"
+        for _ in range(2):
+            with pytest.raises(SourceChanged):
+                await scene.go_on()
+    run(work())
+
+
 def test_checked_requests_are_spread() -> None:
     async def work() -> None:
         scene = Scene(checked=True)
@@ -434,8 +462,9 @@ def test_checked_an_old_measurement_is_forgotten() -> None:
 def test_checked_a_small_body_measures_nothing() -> None:
     async def work() -> None:
         scene = Scene(checked=True, urls=(A, B))
+        bodies = [await scene.begin(), await scene.go_on(0, SIZE)]
         scene.inner.places[A].on_feed = lambda _: scene.clock.advance(5.0)
-        bodies = [await scene.begin(), await scene.go_on()]
+        scene.inner.places[B].on_feed = lambda _: scene.clock.advance(0.001)
         for body in bodies:
             await scene.read(body)
         assert await scene.asked_next(2) == "aa"
@@ -572,15 +601,18 @@ def test_a_cancelled_question_frees_its_place() -> None:
     run(work())
 
 
-def crawling(pace_bps: float, limit: int = SIZE) -> Tuple[str, int]:
+def crawling(pace_bps: float, *, rival_fails: bool = False) -> Tuple[str, int]:
     """A body of A at this speed while B gave 100,000 bytes per second: who is asked next, and
     how much of the body came."""
     async def work() -> Tuple[str, int]:
         scene = Scene(checked=True, urls=(A, B))
-        crawl = await scene.begin(limit)
+        crawl = await scene.begin(SIZE)
         fast = await scene.go_on(0, SIZE)
         scene.inner.places[B].on_feed = lambda _: scene.clock.advance(0.01)
         await scene.read(fast)
+        if rival_fails:
+            scene.inner.next(B, error=lambda: SourceRefused("503", status=503, retry_after_s=60.0))
+            await (await scene.go_on()).close()
         scene.inner.places[A].on_feed = lambda _: scene.clock.advance(1000 / pace_bps)
         basket = Basket()
         try:
@@ -603,12 +635,18 @@ def test_a_body_that_is_merely_slow_is_not() -> None:
     assert crawling(100_000 / CRAWL * 1.1) == ("b", SIZE)
 
 
+def test_a_body_that_crawls_is_better_than_nothing() -> None:
+    assert crawling(100_000 / CRAWL / 2, rival_fails=True)[1] > 100_000
+
+
 def test_a_length_that_the_caller_does_not_know_is_learned() -> None:
     """That of a part's whole, when a download is resumed."""
     async def work() -> None:
         scene = Scene(checked=True, urls=(A, B), how={B: {"content": CONTENT + b"more"}})
         known = Version('"one"', MONDAY, None)
-        assert (await scene.begin(unless=known)).unchanged
+        body = await scene.begin(unless=known)
+        assert body.unchanged
+        await body.close()
         held = [await scene.open(0, 100, if_version=known)]
         scene.inner.places[A].content = CONTENT + b"more"    # under the same validators
         with pytest.raises((SourceChanged, RangesBroken)):
