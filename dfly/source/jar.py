@@ -65,6 +65,9 @@ class Jar:
                 jar.set_cookie_if_ok(cookie, request)  # type: ignore[arg-type]
                 self._set.add(_key(cookie))
                 count, size = count + 1, size + _size(cookie)
+        self._set.intersection_update(map(_key, jar))    # what has gone is forgotten
+        self._bare_hosts.intersection_update(
+            cookie.domain[:-len(_LOCAL)] for cookie in jar if cookie.domain.endswith(_LOCAL))
 
     def lines(self) -> Tuple[str, ...]:
         """What sources set and is still valid, as lines of a Netscape cookie file."""

@@ -22,6 +22,7 @@ from dfly.source.proxies import proxy_for
 if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse
 
+CREDENTIALS_MAX = 200        # kept: of the caller's logins, and of those that redirects name
 NO_TIMEOUT_S = 7 * 86400.0   # "none" is a week, and so is more: selectors count in an int of ms
 
 
@@ -92,6 +93,8 @@ class Visit:
     def _credentials_for(self, hop: Hop) -> Optional[Credentials]:
         for login in (hop.login, *self.access.logins):
             if login is not None and login.origin == hop.origin:
+                if len(self._credentials) >= CREDENTIALS_MAX:
+                    self._credentials.clear()
                 return self._credentials.setdefault(
                     (login.origin, login.user, login.password), self._fresh(login))
         return None

@@ -356,9 +356,10 @@ def test_a_head_must_be_whole_in_time_however_it_drips() -> None:
     thread.join()
 
 
-def test_a_time_of_none_is_no_time_out(server: SourceServer) -> None:
+@pytest.mark.parametrize("time_s", [0, 9e8])    # none, and more than selectors can count
+def test_a_time_of_none_is_no_time_out(server: SourceServer, time_s: float) -> None:
     url, thread = dripping([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", b"x"], 0.05)
-    manners = with_manners(read_timeout_s=0, connect_timeout_s=0)
+    manners = with_manners(read_timeout_s=time_s, connect_timeout_s=time_s)
     assert ask(SourceRequest(url, manners), taken) == b"x"
     thread.join()
     assert "Connection refused" in refused(NetworkError, SourceRequest(url, manners)).what

@@ -19,7 +19,7 @@ from dfly.source import SourceRequest
 from dfly.source.challenge import CHALLENGES_MAX, PARAMETERS_MAX, Credentials, parse_challenges
 from dfly.source.hops import Hop
 from dfly.source.http import HttpSource
-from dfly.source.visit import Visit
+from dfly.source.visit import CREDENTIALS_MAX, Visit
 from tests.source.asking import ask, refused, taken, with_source
 from tests.source.gatekeeper import Gatekeeper
 from tests.support import Exchange, SourceServer
@@ -244,6 +244,33 @@ def test_only_what_may_be_a_secret_makes_a_content_private(
     server.add("/r", redirect=other.add("/f", CONTENT))
     assert ask(SourceRequest(server.url("/r"), Access(headers))).authorised is authorised
     assert ask(SourceRequest(other.url("/f"), login(server))).authorised is False
+
+
+def test_a_shortcut_that_was_told_for_a_secret_is_one(server: SourceServer,
+                                                      other: SourceServer) -> None:
+    server.add("/r", redirect=other.add("/f", CONTENT))
+    server.add("/open", CONTENT)
+    for headers in ((), (("X-Token", "t"),)):
+        access = login(server, headers=headers)
+
+        async def work(source: HttpSource, access: Access) -> List[bool]:
+            told = []
+            for path, shortcut in (("/open", ""), ("/r", other.url("/f")), ("/r", ""),
+                                   ("/r", other.url("/f"))):
+                body = await source.open(SourceRequest(server.url(path), access,
+                                                       shortcut=shortcut))
+                told.append(body.authorised)
+                await body.close()
+            return told
+        assert with_source(lambda source, access=access: work(source, access)
+                           ) == [bool(headers)] * 4
+
+
+def test_logins_that_redirects_name_are_not_kept_without_end() -> None:
+    visit, hop = Visit(Access()), Hop.first("http://h/")
+    for number in range(3 * CREDENTIALS_MAX):
+        visit.outfit(hop.to(f"http://u{number}:p@h/"))
+        assert len(visit._credentials) <= CREDENTIALS_MAX
 
 
 def test_a_clients_certificate_is_for_whom_the_caller_named() -> None:
