@@ -147,10 +147,11 @@ def test_cookies_without_end_stay_within_bounds() -> None:
     for number in range(200):
         odd.keep("http://127.0.0.1/", [f"n{number}-{other}=; HttpOnly; Max-Age={'9' * 3000}"
                                        for other in range(49)])
-    for number in range(2000):
-        odd.keep(f"http://h{number}/", ["a=1"])
-        odd.keep(f"http://h{number}/", ["a=1; Max-Age=0"])
-    assert len(odd._set) < COOKIES_MAX and len(odd._bare_hosts) < COOKIES_MAX
+    brief = Jar()
+    for number in range(50):
+        brief.keep(f"http://h{number}/", ["a=1"])
+        brief.keep(f"http://h{number}/", ["a=1; Max-Age=0"])
+    assert len(brief._set) <= 1 and len(brief._bare_hosts) <= 1
     for full in (jar, big, odd):
         assert 0 < sum(map(len, full.lines())) <= COOKIES_BYTES_MAX
         assert facts_of({"cookies": list(full.lines())})    # whoever is told takes it all
