@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Type
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Type, Union
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
@@ -30,7 +30,7 @@ from dfly.errors import (
 from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
-from dfly.service.content import discard
+from dfly.service.content import check_content, discard
 from dfly.service.ingest import Ingest, held_state
 from dfly.service.managers import (
     LINK_WAIT_S,
@@ -276,6 +276,8 @@ class TaskDownload:
         self._gone = True
         error = self.file.failed or FileError("the file was removed, or found damaged")
         self._step(core.Doomed(error))
+        if self._led is not None:   # else it would offer what it hasn't, in a swarm where another
+            self._led.cancel()      # download of this host may be by then
         self._leave()
 
     def _leave(self) -> None:
@@ -387,13 +389,29 @@ class TaskDownload:
             count = self.file.geometry.piece_count
             assert count is not None
             self._step(core.Sized(count))
-        elif self.is_done:   # its swarm is over, and what is here whole may be wanted in another
+        elif self.is_done:
             self._leave()
-            self._lost.set()
+            self._tasks.start(self._outlive_swarm(message))
         elif isinstance(message, Changed):
             self._step(core.Doomed(SourceChanged("the source changed during the download")))
         else:
             self._on_task_failed(message)
+
+    async def _outlive_swarm(self, message: Union[Changed, TaskFailed]) -> None:
+        """The swarm is over, and what is here whole may be wanted in another. But if all of it
+        was found to be wrong there, it may be so here."""
+        digest = self.wish.spec.digest
+        if (isinstance(message, TaskFailed) and digest is not None
+                and message.exit_code == DigestMismatch.exit_code):
+            try:
+                await asyncio.to_thread(check_content, self.file, digest)
+            except DigestMismatch as error:
+                await self._discard(error)
+                return
+            except DflyError as error:
+                log.warning("task %s can't be read: %s", self.file.task_id[:12], error)
+                return
+        self._lost.set()
 
     def _on_task_failed(self, message: TaskFailed) -> None:
         error = error_from_wire(message.exit_code, message.what, message.hint)

@@ -116,9 +116,10 @@ class DigestNews:
             task.awaiting.add(host.number)
 
     def tell(self, host: HostLink, task: LedTask) -> None:
-        """All digests that there are and the host doesn't know."""
+        """All digests that there are and the host doesn't know. Who gives a shared task needs
+        none, and what we have of it may come from another, who lies."""
         member = host.swarms.get(task.swarm)
-        if member is None:
+        if member is None or host.number in task.givers:
             return
         known = task.file.known
         for first, count in runs_of(known & ~member.told):

@@ -346,7 +346,8 @@ class Peer:
         for record in [record for record in stored if record.complete][-OFFERS_MAX:]:
             file = await asyncio.to_thread(self.store.find, record.task_id)
             if file is not None and record.task_id not in self._downloads:
-                spec = TaskSpec(record.url, record.tag)
+                digest = Digest.parse(record.digest) if record.digest else None
+                spec = TaskSpec(record.url, record.tag, digest=digest)
                 self._begin(Wish(spec, no_source=True), file).start_seeding()
 
     # ---------------------------------------------------------------------- serving
