@@ -16,11 +16,10 @@ from queue import SimpleQueue
 from typing import Deque, Iterable, Iterator, List, Optional
 
 from dfly.cli.deliver import stop_copies
-from dfly.cli.job import Job
+from dfly.cli.job import DeadlinePassed, Job
 
 WIDTH_MAX = 8        # jobs under way at once: more bring nothing on a few cores
 SMALL_MAX = 8 << 20  # bytes
-END_S = 0.15         # for copies that are under way to clear away, when the user has had enough
 
 
 def ahead(jobs: Iterable[Job]) -> Iterator[int]:
@@ -54,18 +53,14 @@ def at_once(jobs: List[Job], width: int) -> Iterator[int]:
     begun = [_Begun(job, at_once=True) for job in jobs]
     for one in begun:
         work.put(one)
-    threads = [threading.Thread(target=_work, args=(work,), daemon=True)
-               for _ in range(min(width, len(jobs)))]
-    for thread in threads:
+    for _ in range(min(width, len(jobs))):
         work.put(None)
-        thread.start()
+        threading.Thread(target=_work, args=(work,), daemon=True).start()
     try:
         for one in begun:
             yield one.code()
-    except BaseException:
+    except (KeyboardInterrupt, DeadlinePassed):   # the program ends with it
         stop_copies()
-        for thread in threads:
-            thread.join(END_S / len(threads))
         raise
 
 
@@ -97,7 +92,11 @@ class _Begun:
 
     def code(self) -> int:
         """Its exit code, when it has run."""
-        self._came.wait()
+        try:
+            self._came.wait()
+        except KeyboardInterrupt:
+            self.job.row.interrupted()
+            raise
         if self._error is not None:
             raise self._error
         return self._code if self._at_once else self.job.finish()

@@ -11,13 +11,14 @@ import errno
 import fcntl
 import os
 import stat
+from _thread import allocate_lock  # threading's own costs each start 1 ms
 
 from dfly.errors import FileError, NoSpace
 from dfly.units import MIB, format_size
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import NoReturn, Optional
+    from typing import NoReturn, Optional, Set
 
 COPY_SIZE = 8 * MIB  # bytes per copy_file_range: an interrupt is noticed soon
 READ_SIZE = MIB      # bytes per read where the kernel can't copy
@@ -48,19 +49,41 @@ def deliver(source_path: Optional[str], source_fd: int, size: int, target: str) 
         _raise(error, target, size)
 
 
+_making: Set[str] = set()   # names of files that aren't in their places yet,
+_turn = allocate_lock()     # and for a change of that
 _stopped = False
 
 
+def make(name: str) -> int:
+    """A new file under a temporary name, open to be written and read."""
+    with _turn:
+        if _stopped:
+            raise FileError("the copy was interrupted", "the download is kept")
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _making.add(name)
+        return fd
+
+
+def unmake(name: str) -> None:
+    """Its name goes, if it is still there: after success it has its final one."""
+    with _turn:
+        _making.discard(name)
+    try:
+        os.unlink(name)
+    except FileNotFoundError:
+        pass
+
+
 def stop_copies() -> None:
-    """Copies under way on other threads end with an error, and leave nothing behind: this program
-    is about to end."""
+    """This program is about to end: what other threads are still writing is left to nobody."""
     global _stopped
-    _stopped = True
-
-
-def _check_stopped() -> None:
-    if _stopped:
-        raise FileError("the copy was interrupted", "the download is kept")
+    with _turn:
+        _stopped = True
+        for name in _making:
+            try:
+                os.unlink(name)
+            except FileNotFoundError:
+                pass   # it has its final name
 
 
 def append(source_fd: int, fd: int, target: str) -> None:
@@ -85,7 +108,7 @@ def _pour(source_fd: int, size: int, target: str) -> str:
 
 def _replace(source_path: Optional[str], source_fd: int, size: int, target: str) -> str:
     name = os.path.join(os.path.dirname(target), f".dfly-{os.urandom(6).hex()}")
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = make(name)
     try:
         if source_path is not None and _may_link(source_fd, size, fd) and (
                 _link(source_path, source_fd, name)):
@@ -101,7 +124,7 @@ def _replace(source_path: Optional[str], source_fd: int, size: int, target: str)
         os.replace(name, target)
     finally:
         os.close(fd)
-        _unlink(name)  # after success it's only there if both names were one file before
+        unmake(name)  # after success it's only there if both names were one file before
     return how
 
 
@@ -150,7 +173,6 @@ def _copy(source_fd: int, fd: int, size: int) -> None:
     if hasattr(os, "copy_file_range"):
         try:
             while position < size:
-                _check_stopped()
                 count = os.copy_file_range(source_fd, fd, min(COPY_SIZE, size - position),
                                            position, position)
                 if not count:
@@ -165,7 +187,6 @@ def _copy(source_fd: int, fd: int, size: int) -> None:
 
 def _copy_by_hand(source_fd: int, fd: int, position: int, size: int) -> None:
     while position < size:
-        _check_stopped()
         view = memoryview(os.pread(source_fd, min(READ_SIZE, size - position), position))
         if not view:
             raise FileError(f"the stored file has only {position} of its {size} bytes",
