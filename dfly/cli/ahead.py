@@ -97,6 +97,9 @@ class _Begun:
         except KeyboardInterrupt:
             self.job.row.interrupted()
             raise
+        except DeadlinePassed as error:
+            self.job.row.failed(error)
+            raise
         if self._error is not None:
             raise self._error
         return self._code if self._at_once else self.job.finish()
