@@ -106,6 +106,17 @@ def test_a_wrong_byte_never_makes_a_piece(at: int, step: int) -> None:
     assert desk.file.complete and desk.file.read(0, SIZE) == CONTENT
 
 
+@pytest.mark.parametrize("came", [1, PART + 1, PIECE - 1, PIECE + 1])
+def test_rewinding_forgets_half_a_part(came: int) -> None:
+    desk = Desk(vouched_of())
+    sink = desk.sink()
+    feed(sink, CONTENT[:came])
+    sink.rewind()
+    assert sink.position == came // PIECE * PIECE
+    feed(sink, CONTENT[sink.position:])
+    assert desk.file.complete
+
+
 def test_a_wrong_last_byte_of_an_unknown_length() -> None:
     desk = Desk(vouched_of(), None)
     sink = desk.sink(stop=None)
@@ -134,8 +145,9 @@ def test_an_unknown_length_that_goes_on_too_long() -> None:
     content = CONTENT[:2 * PIECE]
     desk = Desk(vouched_of(content), None)
     sink = desk.sink(stop=None)
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatch, match="has 589824 bytes") as error:
         feed(sink, content + bytes(PART))
+    assert not isinstance(error.value, PieceMismatch)    # to fetch the piece again is no use
     assert desk.file.have == full_set(2)
 
 
@@ -150,7 +162,8 @@ def test_a_piece_that_is_held_but_not_as_told() -> None:
 
 
 # --------------------------------------------------------------------- what can't be compared
-@pytest.mark.parametrize("vouched", [vouched_of(length=PIECE * 2), vouched_of(length=1000)])
+@pytest.mark.parametrize("vouched", [vouched_of(length=PIECE * 2), vouched_of(length=1000),
+                                     Vouched("sha256", 0, b"")])
 def test_parts_that_do_not_fit_the_pieces_are_left_with_a_warning(
         vouched: Vouched, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
