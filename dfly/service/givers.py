@@ -21,7 +21,7 @@ from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.config import join_address
 from dfly.core.events import Event, PiecesHeld
-from dfly.errors import DigestMismatch, NetworkError, NoManager, ProtocolError
+from dfly.errors import DigestMismatch, NetworkError, NoManager, ProtocolError, ServerError
 from dfly.names import is_shared_url
 from dfly.net.http_client import ClientResponse, HttpClient
 from dfly.net.limiter import Limiter
@@ -40,10 +40,11 @@ log = logging.getLogger("dfly.givers")
 
 RETURN_S = 5.0        # so long after a manager's start, or a host's loss, hosts may come back
 ANSWER_S = 10.0       # for a host's answer to a request for pieces
-DOUBTS_MAX = 10_000   # hosts that offered something else than they said, the oldest first
+DOUBTS_MAX = 10_000   # hosts in doubt that are remembered, the oldest first
 TRIES = 8             # of hosts, without a new piece between: they hear of their swarm by and by
 BACKOFF_S = 0.1
 _PLACE = re.compile(r"[0-9A-Za-z._:-]{1,255}")   # a number or a name
+FAULTS = (DigestMismatch, NetworkError, ProtocolError, ServerError)   # that may be a giver's
 ONCE_MORE = "share the file once more: dfly share FILE"
 
 
@@ -70,7 +71,7 @@ class Givers:
         self._offers = offers
         self._clock = clock
         self._started_at = clock.now()
-        self._doubts: Dict[bytes, int] = {}   # by host id: how often its bytes were others
+        self._doubts: Dict[bytes, int] = {}   # by host id: how often it may have been at fault
         self._waiting: Dict[str, List["asyncio.Future[None]"]] = {}   # by task id
 
     # ------------------------------------------------------------------------------- news
@@ -94,7 +95,7 @@ class Givers:
                 del self._waiting[task_id]
 
     def doubt(self, host_id: bytes) -> None:
-        """What came from this host wasn't what its digest says; others may be at fault."""
+        """What this host shares didn't come, or wasn't it; another may be at fault."""
         self._doubts[host_id] = self._doubts.pop(host_id, 0) + 1
         if len(self._doubts) > DOUBTS_MAX:
             del self._doubts[next(iter(self._doubts))]
@@ -188,7 +189,7 @@ class GiversSource:
     def __init__(self, givers: Givers, store: PieceStore, client: HttpClient,
                  task_id: str) -> None:
         self.givers = givers
-        self.used: Dict[int, Giver] = {}    # those whose bytes came
+        self.asked: Dict[int, Giver] = {}   # by number
         self._store = store
         self._client = client
         self._task_id = task_id
@@ -201,6 +202,7 @@ class GiversSource:
         task = self.givers.led(self._task_id)
         assert task is not None and request.stop is not None, "it is fetched while it is led"
         giver = await self.givers.next_giver(self._task_id, self._failures)
+        self.asked[giver.number] = giver
         wanted = format_content_range(request.start, request.stop, task.file.geometry.length)
         try:
             response = await self._ask(giver, task, request)
@@ -212,7 +214,6 @@ class GiversSource:
         except (NetworkError, SourceRefused):
             self.failed(giver)
             raise
-        self.used[giver.number] = giver
         return _Body(request.if_version, task.file.geometry.length,
                      _Rest(self, giver, response, request.start, request.stop))
 
@@ -320,9 +321,9 @@ class SharedIngest(Ingest):
         """See Ingest.fetch."""
         try:
             await super().fetch(task_file, on_piece=on_piece, wanted=wanted)
-        except DigestMismatch:
-            for giver in self._givers_source.used.values():
-                log.warning("host %s shares other bytes than it says", giver.name)
+        except FAULTS:
+            for giver in self._givers_source.asked.values():
+                log.warning("host %s may not share what it says", giver.name)
                 self._givers_source.givers.doubt(giver.host_id)
             raise
         self._on_checked()

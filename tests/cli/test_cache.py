@@ -8,9 +8,10 @@ from typing import Any, Dict, Iterator
 import pytest
 
 from dfly.cli import main
-from dfly.digest import sha256
+from dfly.digest import Digest, sha256
+from dfly.names import shared_url
 from dfly.store.disk import DiskStore
-from dfly.task import PIECE_SIZE_MIN, Geometry
+from dfly.task import PIECE_SIZE_MIN, Geometry, TaskSpec
 
 A, B = "aa" * 32, "ab" * 32
 
@@ -110,4 +111,57 @@ def test_looking_makes_no_store(store: DiskStore, short_path: Path,
 
 def test_a_store_in_use_is_refused(store: DiskStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "ls"]) == 12
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------- export
+def test_export_to_a_file_and_to_standard_output(
+        store: DiskStore, short_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    store.close()
+    target = short_path / "out"
+    target.write_bytes(b"old")
+    assert main(["cache", "export", A[:8], str(target)]) == 0
+    assert target.read_bytes() == b"x" * 100
+    assert main(["cache", "export", "http://files.example/a", "-"]) == 0
+    assert capfdbinary.readouterr().out == b"x" * 100
+    assert [path.name for path in short_path.iterdir() if path.name.startswith(".dfly")] == []
+
+
+def test_a_task_is_named_by_its_digest(
+        store: DiskStore, short_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    digest = Digest("sha256", sha256(b"yy"))
+    spec = TaskSpec(shared_url(str(digest)), digest=digest)
+    file = store.open(spec.task_id, "v1", Geometry(2, PIECE_SIZE_MIN), url=spec.url)
+    file.put(0, b"yy", digest.value)
+    store.close()
+    for name in (spec.url, f"{spec.url}/a-name", str(digest)):
+        assert main(["cache", "export", name, "-"]) == 0
+        assert capfdbinary.readouterr().out == b"yy"
+    assert main(["cache", "export", str(digest)[:-1], "-"]) == 2
+
+
+def test_a_part_is_not_exported(store: DiskStore, short_path: Path,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    store.open(B, "v1", Geometry(200, PIECE_SIZE_MIN))
+    store.close()
+    assert main(["cache", "export", B, str(short_path / "out")]) == 3
+    assert "isn't whole here" in capsys.readouterr().err
+    assert not (short_path / "out").exists()
+
+
+def test_a_stored_file_that_someone_cut(store: DiskStore, short_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(store.records()[0].path)
+    store.close()
+    path.write_bytes(b"x")
+    assert main(["cache", "export", A, "-"]) == 3
+    path.unlink()
+    assert main(["cache", "export", A, "-"]) == 3
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize("words", [[A], [A, "x", "y"], [A, "x", "--all"], [A, "x", "--json"]])
+def test_export_wants_a_task_and_a_file(store: DiskStore, words: "list[str]",
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "export", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
