@@ -131,6 +131,8 @@ def dispatch(argv: List[str]) -> int:
         name, rest = rest[0], ["--help"]
     if name.startswith("-"):
         raise UsageError(f"no option {name}", "see dfly --help")
+    if name in COMMANDS and rest in (["--version"], ["-V"]):   # scripts ask that of their `wget`
+        return dispatch(rest)
     module, parser = parser_for(name)
     try:
         args = parser.parse(rest)

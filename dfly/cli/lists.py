@@ -63,7 +63,8 @@ def parse_list(text: str, where: str, base: Optional[str] = None) -> UrlList:
 
 def url_of(text: str, base: Optional[str] = None) -> str:
     """What was written as a URL dfly can fetch: relative to `base`, or, without one, with http://
-    put before a bare host; spaces in its path escaped. All that is wget's. UsageError."""
+    put before a bare host; spaces in its path escaped, dot segments resolved. All that is wget's.
+    UsageError."""
     if "://" not in text.partition("?")[0]:
         if base:
             from urllib.parse import urljoin
@@ -76,8 +77,26 @@ def url_of(text: str, base: Optional[str] = None) -> str:
     path = text.partition("://")[2].partition("/")[2]
     if " " in path:
         text = text[:-len(path)] + path.replace(" ", "%20")
+    if "/." in text:
+        text = _without_dots(text)
     split_url(text)
     return text
+
+
+def _without_dots(url: str) -> str:
+    """RFC 3986 5.2.4: /a/../b is /b, /a/./b is /a/b, and above the root is the root."""
+    scheme, mark, rest = url.partition("://")
+    end = min((at for at in (rest.find("?"), rest.find("#")) if at >= 0), default=len(rest))
+    host, *parts = rest[:end].split("/")
+    kept: List[str] = []
+    for part in parts:
+        if part == ".." and kept:
+            kept.pop()
+        elif part not in (".", ".."):
+            kept.append(part)
+    if parts and parts[-1] in (".", ".."):
+        kept.append("")   # it is a folder's name
+    return f"{scheme}{mark}{'/'.join((host, *kept))}{rest[end:]}"
 
 
 def _parted(line: str) -> Tuple[str, str]:

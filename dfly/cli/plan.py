@@ -83,7 +83,9 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
         items += [Item(args.input_file, error=error) for error in listed.errors]
     if args.metalink:
         items += _from_metalink(args.metalink, warn)
-    if not items:
+    if not items and args.input_file:
+        warn(f"no URLs found in {printable(args.input_file)}")   # and that's no error, as in wget
+    elif not items:
         raise UsageError("no URL", "name what to download, or a list by -i")
     if len(items) > 1 and (args.digest or args.md5):
         raise UsageError("--digest is of one file, and there are several",
@@ -100,7 +102,7 @@ def _item(url: str, digests: Sequence[str] = ()) -> Item:
 
 def _spelt_out(url: str) -> str:
     """As wget takes what is written in a URL's place: a host alone is one, too."""
-    if is_plain_url(url):
+    if is_plain_url(url) and "/." not in url:
         return url
     from dfly.cli.lists import url_of
     return url_of(url)

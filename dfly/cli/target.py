@@ -98,7 +98,7 @@ class Rules:
         last = unquote(parts.path.rpartition("/")[2], errors="replace") or self.default_page
         if parts.query:
             last += "@" if "windows" in self.modes else "?"
-            last += unquote(parts.query, errors="replace")
+            last += unquote(parts.query, errors="replace").replace("/", "%2F")
         return self.safe(last) or self.default_page
 
     def folders_of(self, url: str) -> List[str]:
