@@ -367,8 +367,8 @@ class MirrorBody:
 
 
 class _WatchedSink:
-    """Counts, in a mover's thread, and gives up a body that crawls while others run. It only
-    reads what is known of the others: whole numbers of the loop's thread, a little old maybe."""
+    """Counts, in a mover's thread, and gives up a body that crawls while others run. What the
+    loop's thread knows of the others is only read here, and may be a little old."""
 
     def __init__(self, sink: Sink, mirror: _Mirror, clock: Clock, rivals: List[_Mirror]) -> None:
         self.count = 0

@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import random
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Tuple
-from unittest import mock
 
 import pytest
 
@@ -26,7 +24,7 @@ from dfly.errors import (
 from dfly.net.http_client import HttpClient
 from dfly.net.mover import Movers
 from dfly.service.ingest import Ingest, IngestLimits, held_state
-from dfly.service.intake import Intake, vouched_lengths
+from dfly.service.intake import vouched_lengths
 from dfly.source import (
     RangesBroken,
     Source,
@@ -782,9 +780,7 @@ class Trip:
             content = await ingest.begin(known, start=start, stop=stop)
             geometry = Geometry(content.length, piece_size_for(content.length, self.spec.vouched))
             self.file = self.store.open(self.spec.task_id, content.version.token, geometry)
-            told = functools.partial(Intake, vouched=self.spec.vouched)
-            with mock.patch("dfly.service.ingest.Intake", told):
-                await ingest.fetch(self.file, on_piece=lambda _: None)
+            await ingest.fetch(self.file, on_piece=lambda _: None)
             assert self.file.complete and self.file.geometry.length is not None
             return self.file.read(0, self.file.geometry.length)
         finally:
