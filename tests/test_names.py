@@ -7,7 +7,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from dfly.errors import UsageError
-from dfly.names import canonical_url, is_plain_url, is_task_id, split_url
+from dfly.names import (
+    canonical_url,
+    is_plain_url,
+    is_shared_url,
+    is_task_id,
+    origin_of,
+    shared_digest,
+    shared_url,
+    split_url,
+)
 
 
 @pytest.mark.parametrize("url, says", [
@@ -56,3 +65,46 @@ def test_a_plain_url_is_never_refused_and_has_nothing_hidden() -> None:
                                          ("\u0661" * 64, False)])
 def test_task_ids(text: str, known: bool) -> None:
     assert is_task_id(text) is known
+
+
+# -------------------------------------------------------------------------------- shared
+HEX = "ab" * 32
+
+
+@pytest.mark.parametrize("url", [
+    f"dfly://sha256/{HEX}", f"dfly://sha256/{HEX}/", f"dfly://sha256/{HEX}/a%20b.iso",
+    f"DFLY://SHA256/{HEX.upper()}/x"])
+def test_a_shared_contents_url_is_its_digest_whatever_name_it_bears(url: str) -> None:
+    assert is_shared_url(url) and is_plain_url(url)
+    assert shared_digest(url) == f"sha256:{HEX}"
+    assert canonical_url(url) == f"dfly://sha256/{HEX}"
+    assert origin_of(url) == "dfly://sha256"
+    with pytest.raises(UsageError, match="unknown scheme"):
+        split_url(url)   # no server has it
+
+
+@pytest.mark.parametrize("url", [
+    "dfly://", "dfly://sha256", "dfly://sha256/", f"dfly://sha256/{HEX[:-1]}",
+    f"dfly://sha256/{HEX}0", f"dfly://md5/{HEX}", f"dfly:///{HEX}", f"dfly://sha256/{HEX}/a/b",
+    f"dfly://sha256/{HEX}?name=a", f"dfly://sha256/{HEX}#a", f"dfly://u:p@sha256/{HEX}",
+    f"dfly://sha256/{HEX}/a b", f"dfly://sha256/{HEX}/\udcff", f"dfly://sha256/{'g' * 64}",
+    f"dfly://sha256/{HEX}/{'a' * 8000}"])
+def test_malformed_urls_of_shared_contents(url: str) -> None:
+    assert is_shared_url(url) and not is_plain_url(url)
+    for ask in (shared_digest, canonical_url, split_url, origin_of):
+        with pytest.raises(UsageError, match="malformed URL|characters") as caught:
+            ask(url)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, part", [
+    ("", ""), ("image.iso", "/image.iso"), ("a b", "/a%20b"), ("\u00fc", "/%C3%BC"),
+    ("\udcff", "/%FF"), ("50%/?#", "/50%25%2F%3F%23")])
+def test_a_file_name_in_a_shared_contents_url(name: str, part: str) -> None:
+    url = shared_url(f"sha256:{HEX}", name)
+    assert url == f"dfly://sha256/{HEX}{part}" and shared_digest(url) == f"sha256:{HEX}"
+
+
+def test_other_urls_are_not_shared_contents() -> None:
+    for url in ("http://f/a", "dfly:/sha256", "", "xdfly://sha256/"):
+        assert not is_shared_url(url) and shared_digest(url) == ""

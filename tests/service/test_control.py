@@ -11,12 +11,13 @@ import pytest
 
 from dfly.access import Login, SourceFacts
 from dfly.clock import ManualClock
+from dfly.digest import Digest
 from dfly.errors import DflyError, ServerError, UsageError
 from dfly.service.control import Control
 from dfly.service.download import Started
 from dfly.service.metrics import Metrics
 from dfly.service.wish import wish_of
-from dfly.task import Geometry
+from dfly.task import Geometry, TaskSpec
 
 URL = "http://files.example/a"
 
@@ -30,6 +31,28 @@ def test_a_wish_says_all_that_was_asked() -> None:
     assert [digest.algorithm for digest in wish.checks] == ["sha256", "md5"]
     assert wish.access.headers == (("X-A", "1"),) and wish.no_source
     assert wish.limit_bps == 5
+
+
+def test_a_wish_for_a_shared_content_is_its_digest_and_asks_no_source() -> None:
+    digest = "sha256:" + "ab" * 32
+    wish = wish_of({"url": f"dfly://sha256/{'ab' * 32}/name", "tag": "t", "filters": ["x"],
+                    "access": {"headers": [["X-A", "1"]], "manners": {"read_timeout_s": 7.0}}})
+    assert wish.no_source and wish.spec == TaskSpec(f"dfly://sha256/{'ab' * 32}",
+                                                    digest=Digest.parse(digest))
+    assert [str(check) for check in wish.checks] == [digest]
+    assert not wish.access.headers and wish.access.manners.read_timeout_s == 7.0
+    named = wish_of({"url": URL, "digest": digest})
+    assert named.spec.task_id == wish.spec.task_id and not named.no_source
+
+
+@pytest.mark.parametrize("asked, says", [
+    ({"digest": "sha256:" + "cd" * 32}, "contradicts"), ({"mirrors": [URL]}, "mirrors"),
+    ({"span": [0, 5]}, "a part"), ({"alone": True}, "only the swarm")])
+def test_what_makes_no_sense_for_a_shared_content(asked: Dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        wish_of({"url": f"dfly://sha256/{'ab' * 32}", **asked})
+    with pytest.raises(UsageError):
+        wish_of({"url": URL, "mirrors": [f"dfly://sha256/{'ab' * 32}"]})
 
 
 def test_a_login_in_a_url_is_taken_out_of_it() -> None:
