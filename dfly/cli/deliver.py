@@ -71,7 +71,7 @@ def unmake(name: str) -> None:
     try:
         os.unlink(name)
     except FileNotFoundError:
-        pass
+        pass  # as it should be
 
 
 def stop_copies() -> None:

@@ -42,9 +42,9 @@ from dfly.service.managers import (
 from dfly.service.metrics import Metrics
 from dfly.service.origins import MANAGER, PEERS, Received, carried, carrier
 from dfly.service.parents import Parents
-from dfly.service.partial import Partial
+from dfly.service.partial import take_as_told, take_before
 from dfly.service.runs import Runs
-from dfly.service.runtime import Tasks, finished
+from dfly.service.runtime import Tasks
 from dfly.service.story import ParentStory, Troubles
 from dfly.service.wish import Wish
 from dfly.source import SourceChanged
@@ -559,25 +559,10 @@ class TaskDownload:
 
     # ---------------------------------------------------------------- a file that came in part
     async def _take_known(self, path: str) -> None:
-        """What the file has is compared with digests as the manager tells them."""
-        try:
-            with Partial(path) as partial:
-                while not partial.done_with(self.file) and not self.done.done():
-                    self._told.clear()
-                    await finished(asyncio.to_thread(partial.take_known, self.file))
-                    if not partial.done_with(self.file):
-                        await self._told.wait()
-                self._warn_of_partial(partial.other)
-        except DflyError as error:   # then all of it comes over the network
-            self._warn_of_partial(error.what)
+        self._warn_of_partial(await take_as_told(path, self.file, self._told, self.done))
 
     async def _take_before(self, path: str, ingest: Ingest) -> None:
-        try:
-            with Partial(path) as partial:
-                await partial.take_before(self.file, ingest, self._count_source)
-                self._warn_of_partial(partial.other)
-        except FileError as error:
-            self._warn_of_partial(error.what)
+        self._warn_of_partial(await take_before(path, self.file, ingest, self._count_source))
 
     def _warn_of_partial(self, why: str) -> None:
         if why:

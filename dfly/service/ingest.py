@@ -344,7 +344,8 @@ class _Transfer:
         self._task_file = task_file
         self._wanted = wanted
         self._intake = Intake(task_file, lambda piece: _post(loop, on_piece, piece),
-                              self._satisfied, ingest.place, ingest.meter)
+                              self._satisfied, ingest.place, ingest.meter,
+                              ingest.spec.vouched)
         self._unassigned = 0                   # piece set: wanted, and in no worker's run
         self._returned: List[_Run] = []        # runs that a worker gave back
         self._workers = 0                      # workers at work

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Callable
 
-from dfly.errors import FileError
+from dfly.errors import DflyError, FileError
 from dfly.service.ingest import Ingest
 from dfly.service.origins import CACHE, carried
 from dfly.service.runtime import finished
@@ -124,3 +124,30 @@ class Partial:
                 raise FileError(f"{self.path} became shorter while it was read")
             data += part
         return data
+
+
+async def take_as_told(path: str, file: TaskFile, told: asyncio.Event,
+                       done: asyncio.Future[None]) -> str:
+    """What the file at `path` has is compared with digests as the manager tells them (`told`),
+    until `done`; why not all of it could be used, "" = it could."""
+    try:
+        with Partial(path) as partial:
+            while not partial.done_with(file) and not done.done():
+                told.clear()
+                await finished(asyncio.to_thread(partial.take_known, file))
+                if not partial.done_with(file):
+                    await told.wait()
+            return partial.other
+    except DflyError as error:   # then all of it comes over the network
+        return error.what
+
+
+async def take_before(path: str, file: TaskFile, ingest: Ingest,
+                      on_piece: Callable[[int], None]) -> str:
+    """The same from a source alone; its errors are raised."""
+    try:
+        with Partial(path) as partial:
+            await partial.take_before(file, ingest, on_piece)
+            return partial.other
+    except FileError as error:
+        return error.what

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dfly.access import Access
 from dfly.service.ingest import Content
+from dfly.service.intake import vouched_lengths
 from dfly.source import Source
+from dfly.source.mirrors import MirrorSource
 from dfly.source.span import SpanSource
 from dfly.task import TaskSpec, piece_size_for
 from dfly.wire.messages import Accepted
@@ -12,6 +14,12 @@ from dfly.wire.messages import Accepted
 
 def source_for(spec: TaskSpec, source: Source) -> Source:
     """The source that gives what the spec names: of one or several places, all or a part of it."""
+    if spec.mirrors:
+        vouched = spec.vouched if spec.vouched is not None and spec.vouched.fits else None
+        source = MirrorSource(source, (spec.url, *spec.mirrors),
+                              checked=spec.digest is not None or vouched is not None,
+                              sealed=spec.digest is not None,
+                              lengths=vouched_lengths(vouched) if vouched else None)
     if spec.span is not None:
         source = SpanSource(source, spec.span)
     return source

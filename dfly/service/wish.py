@@ -8,7 +8,7 @@ from dfly.access import Access, SourceFacts, settled
 from dfly.digest import Digest
 from dfly.errors import ProtocolError, UsageError
 from dfly.names import canonical_url, is_shared_url
-from dfly.source.http import checked_headers
+from dfly.source.hops import checked_headers
 from dfly.task import TaskSpec
 from dfly.wire.codec import wish_from
 from dfly.wire.messages import NO_SOURCE, STREAMING

@@ -17,7 +17,6 @@ from dfly.source import SourceRefused, SourceRequest, Version, shown_url
 from dfly.source.answers import Span, answer_of, refusal_of
 from dfly.source.facts import facts_of_answer
 from dfly.source.hops import Hop, redirect_target
-from dfly.source.hops import checked_headers as checked_headers
 from dfly.source.visit import Outfit, Visit
 from dfly.wire.http11 import HttpError
 
