@@ -131,7 +131,7 @@ def dispatch(argv: List[str]) -> int:
         name, rest = rest[0], ["--help"]
     if name.startswith("-"):
         raise UsageError(f"no option {name}", "see dfly --help")
-    if name in COMMANDS and rest in (["--version"], ["-V"]):   # scripts ask that of their `wget`
+    if name in COMMANDS and rest[:1] in (["--version"], ["-V"]):   # asked of a `wget`
         return dispatch(rest)
     module, parser = parser_for(name)
     try:

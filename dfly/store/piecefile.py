@@ -411,9 +411,7 @@ class PieceFile:
             if modified_at == self._modified_at:
                 return
             self._modified_at = modified_at
-            if self.seal is None and self.geometry.length == 0:
-                self._seal_if_complete()   # no piece will come that would do it
-            elif self.seal is not None and self._stat() == self.seal and (
+            if self.seal is not None and self._stat() == self.seal and (
                     os.fstat(self._fd).st_mtime != modified_at):
                 self.seal = None
                 self._seal_if_complete()
