@@ -37,6 +37,12 @@ class Vouched:
     values: bytes
 
     @property
+    def name(self) -> str:
+        """64 hex digits that name all of it."""
+        seal = f"{self.algorithm} {self.length}\0".encode() + self.values
+        return hashlib.sha256(seal).hexdigest()
+
+    @property
     def fits(self) -> bool:
         """True if pieces can be cut so that each is a whole number of parts."""
         return 0 < self.length <= PIECE_SIZE_MAX and self.length & (self.length - 1) == 0
@@ -46,7 +52,8 @@ class Vouched:
 class TaskSpec:
     """What a user asks for. `filters` = names of query parameters that don't matter; `mirrors` =
     other URLs of the same content; `span` = only bytes [start, stop) of it, stop None = its end,
-    a negative start counts from the end; `trust` = Access.trust_name of whoever asks."""
+    a negative start counts from the end; `trust` = Access.trust_name of whoever asks; `vouched`
+    and `size` (bytes) are what was told of the whole content beforehand."""
 
     url: str
     tag: str = ""
@@ -56,6 +63,13 @@ class TaskSpec:
     span: Optional[Tuple[int, Optional[int]]] = None
     trust: str = ""
     vouched: Optional[Vouched] = None
+    size: Optional[int] = None
+
+    @property
+    def checks(self) -> Optional[Vouched]:
+        """Digests that the pieces of this task can be compared with."""
+        fits = self.vouched is not None and self.vouched.fits and self.span is None
+        return self.vouched if fits else None
 
     @property
     def task_id(self) -> str:
@@ -77,6 +91,10 @@ class TaskSpec:
             yield f"span {self.span[0]} {self.span[1]}".encode()
         if self.trust:
             yield b"trust " + self.trust.encode()
+        if self.vouched is not None:
+            yield b"vouched " + self.vouched.name.encode()
+        if self.size is not None:
+            yield f"size {self.size}".encode()
 
 
 # ------------------------------------------------------------------------------ geometry

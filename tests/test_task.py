@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,26 @@ def test_a_claim_of_pieces_that_cannot_exist_is_refused() -> None:
 
 
 # ------------------------------------------------------------------------------- secrets
+
+
+def test_what_makes_another_content_makes_another_task() -> None:
+    plain = t.TaskSpec("http://files.example/a")
+    vouched = t.Vouched("sha1", 1 << 18, bytes(20))
+    others = [replace(plain, **{name: value}) for name, value in (
+        ("mirrors", ("http://b.example/a",)), ("mirrors", ("http://c.example/a",)),
+        ("span", (0, 5)), ("span", (0, None)), ("span", (-5, None)), ("trust", "ab"),
+        ("vouched", vouched), ("vouched", replace(vouched, values=b"1" * 20)),
+        ("vouched", replace(vouched, length=1 << 19)), ("size", 5), ("size", 0))]
+    assert len({spec.task_id for spec in (plain, *others)}) == 1 + len(others)
+    digest = Digest("sha256", bytes(32))
+    assert len({replace(spec, digest=digest).task_id for spec in (plain, *others)}) == 1
+
+
+def test_parts_must_fit_into_pieces() -> None:
+    def fits(length: int) -> bool:
+        return t.Vouched("sha256", length, b"").fits
+    assert all(fits(1 << power) for power in range(25))
+    assert not any(map(fits, (0, -1, 3, 300_000, 1 << 25)))
+    assert t.piece_size_for(10, t.Vouched("md5", 1 << 22, b"")) == 1 << 22
+    assert t.piece_size_for(10, t.Vouched("md5", 5, b"")) == t.PIECE_SIZE_MIN
+    assert t.TaskSpec("http://f/", span=(0, 5), vouched=t.Vouched("md5", 1, b"")).checks is None

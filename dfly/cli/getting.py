@@ -165,7 +165,7 @@ class _Getting:
         digest, check = digests_of(item, args)
         asked: Dict[str, Any] = {
             "tag": args.tag, "filters": settings.filter, "digest": digest, "check": check,
-            "mirrors": item.mirrors, "span": self._span, "vouched": item.vouched,
+            "mirrors": item.mirrors, "span": self._span, **item.told,
             "access": self._asking.access([item.url, *item.mirrors]),
             "no_source": settings.no_source, "alone": settings.no_p2p,
             "limit_bps": settings.limit_rate_bps, "streaming": target is None,

@@ -36,13 +36,13 @@ class Item:
     """One file to get. `digests` as Digest.parse takes them; `error`: it can't be got."""
 
     def __init__(self, url: str, *, mirrors: Sequence[str] = (), digests: Sequence[str] = (),
-                 name: str = "", vouched: Optional[Dict[str, Any]] = None,
+                 name: str = "", told: Optional[Dict[str, Any]] = None,
                  error: Optional[DflyError] = None) -> None:
         self.url = url
         self.mirrors = tuple(mirrors)
         self.digests = tuple(digests)
         self.name = name          # told beforehand; "" = the URL's
-        self.vouched = vouched    # digests of parts, as POST /v1/get takes them
+        self.told = told or {}    # of the content: size and vouched, as POST /v1/get takes them
         self.error = error
 
 
@@ -114,13 +114,13 @@ def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
     for note in metalink.notes:
         warn(note)
     for file in metalink.files:
-        vouched: Optional[Dict[str, Any]] = None
+        told: Dict[str, Any] = {} if file.size is None else {"size": file.size}
         if file.pieces is not None:
             from base64 import b64encode
-            vouched = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
-                       "values": b64encode(file.pieces.values).decode("ascii")}
+            told["vouched"] = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
+                               "values": b64encode(file.pieces.values).decode("ascii")}
         items.append(Item(file.urls[0], mirrors=file.urls[1:MIRRORS_MAX], digests=file.digests,
-                          name=file.name, vouched=vouched))
+                          name=file.name, told=told))
     return items
 
 

@@ -38,7 +38,8 @@ from dfly.wire.messages import Offer
 
 log = logging.getLogger("dfly.givers")
 
-RETURN_S = 5.0        # so long after a manager's start, or a host's loss, hosts may come back
+START_S = 20.0        # so long after a manager's start all hosts have come back
+RETURN_S = 5.0        # so long after its loss a host may
 ANSWER_S = 10.0       # for a host's answer to a request for pieces
 DOUBTS_MAX = 10_000   # hosts in doubt that are remembered, the oldest first
 TRIES = 8             # of hosts, without a new piece between: they hear of their swarm by and by
@@ -104,7 +105,7 @@ class Givers:
     async def best_offer(self, task_id: str) -> Offer:
         """What hosts say of a content that isn't led yet: most of those that were never in doubt.
         NoManager if there is none, which is sure only a while after this manager's start."""
-        until = self._started_at + RETURN_S
+        until = self._started_at + START_S
         while True:
             fitting = [(self._doubts_of(number), offer) for number, offer
                        in self._offers.get(task_id, {}).items() if _fits(offer)]

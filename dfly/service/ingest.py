@@ -34,7 +34,14 @@ from typing import (
 
 from dfly.access import Access, Manners, SourceFacts
 from dfly.clock import Clock
-from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, ServerError
+from dfly.errors import (
+    AuthError,
+    DflyError,
+    DigestMismatch,
+    NetworkError,
+    ProtocolError,
+    ServerError,
+)
 from dfly.service.intake import ContentSink, Enough, Intake, Meter, WholeDigest
 from dfly.source import (
     RangesBroken,
@@ -163,6 +170,11 @@ class Ingest:
         same = body.unchanged or (known is not None and body.version.same_as(known))
         version = known if same and known is not None else body.version
         length = body.total if version.length is None else version.length
+        try:
+            self.check_size(length)
+        except DigestMismatch:
+            await body.close()
+            raise
         ranged = body.ranged or (body.unchanged and length is not None)
         self._content = Content(version, length, ranged and not self.ranges_broken, same,
                                 body.final_url, body.authorised, body.facts)
@@ -172,6 +184,13 @@ class Ingest:
         else:
             self._body = body
         return self._content
+
+    def check_size(self, length: Optional[int]) -> None:
+        """DigestMismatch for another length than was told of the content beforehand."""
+        told = self.spec.size
+        if told is not None and self.spec.span is None and length not in (None, told):
+            raise DigestMismatch(f"{self.place} has {length} bytes, not the {told} that were told",
+                                 "it is another file, or its description is wrong")
 
     async def _first(self, known: Optional[Version], start: int,
                      stop: Optional[int]) -> SourceBody:
@@ -273,7 +292,7 @@ class Attempts:
         manners = self._ingest.manners
         if self._beginning and not isinstance(error, SourceRefused) and not manners.retry_refused:
             tries = min(tries, BEGIN_TRIES)
-        if not _is_transient(error, manners.retry_statuses):
+        if not is_transient(error, manners.retry_statuses):
             raise error
         if self._failures >= tries:
             if self._failures > 1:
@@ -289,8 +308,9 @@ def _nobody(what: str) -> None:
     """The log has it, too."""
 
 
-def _is_transient(error: DflyError, statuses: Sequence[int]) -> bool:
-    if isinstance(error, SourceRefused):
+def is_transient(error: DflyError, statuses: Sequence[int]) -> bool:
+    """True if the same question may be answered otherwise a bit later."""
+    if isinstance(error, ServerError):
         return error.status in TRANSIENT or error.status in statuses
     return isinstance(error, (NetworkError, PieceMismatch, Truncated))
 
@@ -345,7 +365,7 @@ class _Transfer:
         self._wanted = wanted
         self._intake = Intake(task_file, lambda piece: _post(loop, on_piece, piece),
                               self._satisfied, ingest.place, ingest.meter,
-                              ingest.spec.vouched)
+                              ingest.spec.checks)
         self._unassigned = 0                   # piece set: wanted, and in no worker's run
         self._returned: List[_Run] = []        # runs that a worker gave back
         self._workers = 0                      # workers at work
@@ -524,6 +544,7 @@ class _Transfer:
         """A body ended properly: so must the content."""
         length = self._task_file.geometry.length
         if length is None:
+            self._ingest.check_size(sink.position)
             sink.end()
             self._task_file.set_length(sink.position)
         elif sink.position < length:

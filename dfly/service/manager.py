@@ -54,7 +54,7 @@ from dfly.service.load import Load
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served, task_asked_for
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
-from dfly.service.sources import looked, source_for, weight_of
+from dfly.service.sources import MANAGER_TRIES, looked, source_for, weight_of
 from dfly.service.swarms import LedTask, Swarms, is_named_by_digest
 from dfly.service.workers import Spawn, WorkerLimits, Workers
 from dfly.source import SourceChanged
@@ -90,7 +90,6 @@ from dfly.wire.session import Role, Session
 
 log = logging.getLogger("dfly.manager")
 
-TRIES_MAX = 5                # of a source, whatever a caller asks: he may ask again
 JOINS_MAX = 256              # joins of one host that may wait for a source
 OFFERS_MAX = 2_000           # tasks that one host may offer
 OFFERED_MAX = 4 << 20        # bytes of piece sets in them: a thousand usual ones have 128 KiB
@@ -207,7 +206,7 @@ class Manager:
             leftovers.collect()
 
     def _ingest(self, spec: TaskSpec, access: Access) -> Ingest:
-        limits = IngestLimits(connections=self.settings.source_connections, tries=TRIES_MAX,
+        limits = IngestLimits(connections=self.settings.source_connections, tries=MANAGER_TRIES,
                               limiters=(self._source_limit,))
         if is_shared_url(spec.url):
             hosts = GiversSource(self._givers, self.store, self._client, spec.task_id)

@@ -25,7 +25,14 @@ from dfly.config import (
     with_server_values,
 )
 from dfly.digest import Digest
-from dfly.errors import DflyError, FileError, NetworkError, NoManager, ProtocolError
+from dfly.errors import (
+    DflyError,
+    FileError,
+    NetworkError,
+    NoManager,
+    ProtocolError,
+    ServerError,
+)
 from dfly.names import is_shared_url
 from dfly.net.fetching import Lines
 from dfly.net.http_client import HttpClient
@@ -36,13 +43,13 @@ from dfly.service.content import check_content, discard, file_for, file_from_sou
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
 from dfly.service.download import MANAGERS_OWN, Means, Started, TaskDownload
-from dfly.service.ingest import Ingest, IngestLimits, held_state
+from dfly.service.ingest import Ingest, IngestLimits, held_state, is_transient
 from dfly.service.managers import LINK_WAIT_S, ManagerLink, Managers
 from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.sharing import Sharing
-from dfly.service.sources import source_for
+from dfly.service.sources import MANAGER_TRIES, source_for
 from dfly.service.wish import Seen, Wish
 from dfly.source import SourceChanged, Version
 from dfly.source.http import HttpSource
@@ -200,8 +207,7 @@ class Peer:
                 continue
             held = await asyncio.to_thread(self.store.find, task_id)
             try:
-                accepted = await link.join(partial(_join, wish, held),
-                                           wish.patience_s)
+                accepted = await self._joined(link, wish, held)
             except (*MANAGERS_OWN, NoManager) as error:
                 why = _trouble(link, error)
                 continue
@@ -258,6 +264,22 @@ class Peer:
         download = self._begin(wish, file)
         download.start_led(link, accepted)
         return download
+
+    async def _joined(self, link: ManagerLink, wish: Wish, held: Optional[TaskFile]) -> Accepted:
+        """The manager's answer. Where the source refused it for now, it is asked again until the
+        caller's tries are used up."""
+        manners = wish.access.manners
+        tried = 0
+        while True:
+            try:
+                return await link.join(partial(_join, wish, held), wish.patience_s)
+            except ServerError as error:
+                tried += MANAGER_TRIES
+                if (not is_transient(error, manners.retry_statuses)
+                        or 0 < manners.tries <= tried):
+                    raise
+                log.info("%s; joining again", error.what)
+                await asyncio.sleep(manners.retry_wait_s * self._rng.uniform(0.5, 1.0))
 
     async def look(self, wish: Wish) -> Seen:
         """What the source has; nothing is fetched but its answer."""

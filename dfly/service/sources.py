@@ -2,6 +2,8 @@
 fits a wish, how much a wish weighs, and what is told of an answer. Nothing is fetched here."""
 from __future__ import annotations
 
+from typing import Optional
+
 from dfly.access import Access
 from dfly.service.ingest import Content
 from dfly.service.intake import vouched_lengths
@@ -11,18 +13,26 @@ from dfly.source.span import SpanSource
 from dfly.task import TaskSpec, piece_size_for
 from dfly.wire.messages import Accepted
 
+MANAGER_TRIES = 5   # of a source for one Join: whoever wants more joins again
+
 
 def source_for(spec: TaskSpec, source: Source) -> Source:
     """The source that gives what the spec names: of one or several places, all or a part of it."""
     if spec.mirrors:
-        vouched = spec.vouched if spec.vouched is not None and spec.vouched.fits else None
+        is_sealed = spec.checks is not None or (spec.digest is not None and spec.digest.is_strong)
         source = MirrorSource(source, (spec.url, *spec.mirrors),
-                              checked=spec.digest is not None or vouched is not None,
-                              sealed=spec.digest is not None,
-                              lengths=vouched_lengths(vouched) if vouched else None)
+                              checked=is_sealed or spec.digest is not None, sealed=is_sealed,
+                              lengths=_lengths(spec))
     if spec.span is not None:
         source = SpanSource(source, spec.span)
     return source
+
+
+def _lengths(spec: TaskSpec) -> Optional[range]:
+    """Those that the whole content can have, by what was told beforehand."""
+    if spec.size is not None:
+        return range(spec.size, spec.size + 1)
+    return vouched_lengths(spec.vouched) if spec.vouched is not None else None
 
 
 def weight_of(spec: TaskSpec, access: Access) -> int:

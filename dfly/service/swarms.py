@@ -16,6 +16,7 @@ from dfly.access import Access, SourceFacts
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
 from dfly.errors import AuthError, DflyError, DigestMismatch, NetworkError, ServerError
+from dfly.names import is_shared_url
 from dfly.service.content import discard, file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
 from dfly.service.metrics import Metrics
@@ -196,7 +197,7 @@ class Swarms:
 
     async def look(self, spec: TaskSpec, access: Access) -> Content:
         """What the source has, without a byte of it fetched; asked at most every `revalidate_s`
-        for callers who are as one to it."""
+        for callers who are as one to it. (Who shares a content is known without asking.)"""
         task = self._tasks.get(spec.task_id)
         if task is not None and task.error is None and self._is_fresh(task) and (
                 not task.private and not access.wants_cookies and task.facts.status in WHOLE):
@@ -208,8 +209,8 @@ class Swarms:
             if len(self._looks) >= LOOKS_MAX:
                 raise NetworkError("too many ask what sources have", "try again later")
             looking = self._looks[key] = asyncio.ensure_future(self._ask(spec, access))
-            looking.add_done_callback(
-                lambda done: self._forget_look(key, 0.0 if _failed(done) else self._revalidate_s))
+            looking.add_done_callback(lambda done: self._forget_look(
+                key, 0.0 if _failed(done) or is_shared_url(spec.url) else self._revalidate_s))
         return await asyncio.shield(looking)
 
     def _forget_look(self, key: Tuple[str, Access], after_s: float) -> None:

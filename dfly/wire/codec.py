@@ -117,6 +117,8 @@ def put_wish(spec: TaskSpec, access: Access) -> bytes:
         wanted["mirrors"] = list(spec.mirrors)
     if spec.span is not None:
         wanted["span"] = list(spec.span)
+    if spec.size is not None:
+        wanted["size"] = spec.size
     if spec.vouched is not None:
         wanted["vouched"] = {"algorithm": spec.vouched.algorithm, "length": spec.vouched.length,
                              "values": b64encode(spec.vouched.values).decode("ascii")}
@@ -137,7 +139,7 @@ def wish_from(wanted: Mapping[str, Any]) -> Tuple[TaskSpec, Access]:
     except (UsageError, ProtocolError) as error:
         raise MessageError(str(error)) from None
     spec = TaskSpec(str(url), str(tag), filters, known, mirrors, _span(wanted.get("span")),
-                    vouched=_vouched(wanted.get("vouched")))
+                    vouched=_vouched(wanted.get("vouched")), size=_size(wanted.get("size")))
     return spec, access
 
 
@@ -156,6 +158,12 @@ def _span(value: object) -> Optional[Tuple[int, Optional[int]]]:
                 and (stop is None or (type(stop) is int and 0 <= start < stop < SPAN_MAX))):
             return start, stop
     raise MessageError("a wish for an impossible span of bytes")
+
+
+def _size(value: object) -> Optional[int]:
+    if value is None or (type(value) is int and 0 <= value < SPAN_MAX):
+        return value
+    raise MessageError("a wish with an impossible size")
 
 
 def _vouched(value: object) -> Optional[Vouched]:

@@ -13,7 +13,8 @@ from typing import Any, List, Tuple
 import pytest
 
 from dfly.clock import Clock
-from dfly.errors import DflyError, DigestMismatch, FileError, NoSpace
+from dfly.digest import Digest
+from dfly.errors import DflyError, DigestMismatch, FileError, NetworkError, NoSpace
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Leftovers
@@ -22,7 +23,7 @@ from dfly.store.memory import MemoryStore
 from dfly.store.sink import PieceMismatch
 from dfly.task import Geometry, TaskSpec
 from dfly.units import MIB
-from dfly.wire.messages import Accepted, TaskFailed
+from dfly.wire.messages import Accepted, Changed, TaskFailed
 
 SPEC = TaskSpec("http://files.example/a")
 SWARM = 5
@@ -167,3 +168,60 @@ def test_a_file_that_left_the_store_is_closed_once_its_download_is_put_away() ->
 
 def accepted(length: int) -> Accepted:
     return Accepted(1, SWARM, SPEC.task_id, "v", length, MIB)
+
+
+# ------------------------------------------------------------------ whole, and its swarm over
+@pytest.mark.parametrize("message, content, stays", [
+    (TaskFailed(SWARM, NetworkError.exit_code, "gone"), b"x", True),
+    (Changed(SWARM), b"x", True),
+    (TaskFailed(SWARM, DigestMismatch.exit_code, "wrong"), b"x", True),
+    (TaskFailed(SWARM, DigestMismatch.exit_code, "wrong"), b"y", False)])
+def test_what_is_whole_is_offered_anew_when_its_swarm_ends(
+        message: Any, content: bytes, stays: bool) -> None:
+    """A manager can't take from a host what is right here, and who was deceived offers nothing."""
+    async def scenario() -> None:
+        download, file = download_of(1)
+        digest = Digest("sha256", hashlib.sha256(b"x").digest())
+        download.wish = replace(download.wish, spec=replace(SPEC, digest=digest))
+        link: Any = NotingLink()
+        offers: List[str] = []
+        found = asyncio.Event()
+
+        def asked(task_id: str) -> List[object]:
+            offers.append(task_id)
+            found.set()
+            return []
+        managers: Any = download._means.managers
+        managers.for_task, managers.next_opening = asked, asyncio.Event().wait
+        file.put(0, content, hashlib.sha256(content).digest())
+        download.start_led(link, Accepted(1, SWARM, file.task_id, "v", 1, MIB, b"t"))
+        assert download.is_done and not offers
+        download.told(message)
+        assert ("leave", SWARM) in link.calls
+        if stays:
+            await asyncio.wait_for(found.wait(), 5)
+            assert not download.is_over
+        else:
+            while not download.is_over:
+                await asyncio.sleep(0.01)
+            assert not offers and download._means.store.records() == []
+        await download.abandon(FileError("the test is over"))
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_file_that_is_gone_is_offered_no_more() -> None:
+    """Its Offer would bring this host into a swarm where another download of it is by then."""
+    async def scenario() -> bool:
+        download, file = download_of(1)
+        file.put(0, b"x", hashlib.sha256(b"x").digest())
+        managers: Any = download._means.managers
+        managers.for_task, managers.next_opening = lambda _: [], asyncio.Event().wait
+        download.start_seeding()
+        await asyncio.sleep(0)
+        download._means.store.remove(file.task_id)
+        await asyncio.sleep(0.01)
+        assert download._led is not None
+        gone = download.is_over and download._led.cancelled()
+        await download.abandon(FileError("the test is over"))
+        return gone
+    assert asyncio.run(scenario())

@@ -65,6 +65,7 @@ class Town:
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(givers_module, "START_S", 0.0)
     monkeypatch.setattr(givers_module, "RETURN_S", 0.0)
     monkeypatch.setattr(givers_module, "BACKOFF_S", 0.001)
 
@@ -102,7 +103,7 @@ def test_most_of_the_hosts_that_were_never_in_doubt_are_believed() -> None:
 
 def test_a_manager_that_has_just_started_waits_for_hosts_to_come_back(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(givers_module, "RETURN_S", 30.0)
+    monkeypatch.setattr(givers_module, "START_S", 30.0)
 
     async def ask() -> Offer:
         town = Town(1)

@@ -36,7 +36,7 @@ from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
 from dfly.service.ingest import RETRY_AFTER_MAX_S, Content, Ingest, IngestLimits
-from dfly.source import SourceChanged, Version
+from dfly.source import SourceChanged, SourceRefused, Version
 from dfly.source.http import HttpSource
 from dfly.store import TaskFile
 from dfly.store.memory import MemoryStore
@@ -80,14 +80,15 @@ class Trip:
 
     def __init__(self, client: HttpClient, url: str, *, digest: Optional[Digest] = None,
                  headers: Tuple[Tuple[str, str], ...] = (), timeout_s: float = 20.0,
-                 manners: Optional[Mapping[str, Any]] = None, **limits: Any) -> None:
+                 manners: Optional[Mapping[str, Any]] = None, size: Optional[int] = None,
+                 **limits: Any) -> None:
         self.pauses: List[float] = []
         self.pieces: List[int] = []
         self.told_in_time = 0    # pieces that `fetch` told of before it returned
         self.threads = set[int]()
         self.news = asyncio.Event()
         self.store = MemoryStore()
-        self.spec = TaskSpec(url, digest=digest)
+        self.spec = TaskSpec(url, digest=digest, size=size)
         access = Access(headers, manners=Manners(**{
             "connect_timeout_s": timeout_s, "read_timeout_s": timeout_s, "retry_wait_s": 30.0,
             **(manners or {})}))
@@ -232,7 +233,8 @@ def test_lengths_around_the_boundaries(server: SourceServer, length: int, ranges
 def test_an_empty_file(server: SourceServer, how: Any) -> None:
     done = travel(server.add("/f", b"", **how), digest=Digest("sha256", hashlib.sha256().digest()))
     assert done.bytes() == b"" and done.pieces == []
-    assert len(server.log) == 1
+    # A refusal of ranges doesn't say which version is empty; the plain answer does.
+    assert len(server.log) == (1 if how else 2)
 
 
 def test_a_source_without_ranges_is_read_in_one_go(server: SourceServer) -> None:
@@ -406,6 +408,34 @@ def test_without_validators_nothing_from_before_is_trusted(server: SourceServer)
     done = travel(server.add("/f", CONTENT, etag="", last_modified=""), work)
     assert done.bytes() == CONTENT
     assert_partition(server, "/f")
+
+
+@pytest.mark.parametrize("framing", ("length", "chunked"))
+def test_a_length_told_beforehand_must_be_the_contents(server: SourceServer,
+                                                       framing: str) -> None:
+    url = server.add("/f", CONTENT, framing=framing)
+    assert travel(url, size=SIZE).bytes() == CONTENT
+    for size in (SIZE - 1, SIZE + 1, 0):
+        error, _ = fails(DigestMismatch, url, size=size)
+        assert str(SIZE) in error.what and str(size) in error.what
+
+
+def test_callers_say_what_is_worth_another_try(server: SourceServer) -> None:
+    for count, manners in ((1, {}), (3, {"retry_statuses": (404,), "tries": 3})):
+        server.log.clear()
+        fails(SourceRefused, server.add("/none", status=404), manners=manners)
+        assert len(server.log) == count
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]   # nobody listens there any more
+    for pauses, manners in ((1, {"tries": 4}), (3, {"tries": 4, "retry_refused": True})):
+        _, done = fails(NetworkError, f"http://127.0.0.1:{port}/f", tries=0, manners=manners)
+        assert len(done.pauses) == pauses
+
+
+def test_pauses_are_no_longer_than_the_caller_says(server: SourceServer) -> None:
+    _, done = fails(SourceRefused, server.add("/busy", status=503), tries=0,
+                    manners={"tries": 12, "retry_wait_s": 2.0})
+    assert len(done.pauses) == 11 and max(done.pauses) <= 3.0 < sum(done.pauses)
 
 
 def test_only_wanted_pieces_are_asked_for(server: SourceServer) -> None:
