@@ -189,7 +189,10 @@ def _export(record: Record, name: str) -> int:
             sys.stdout.flush()
             return 0
         target = target_for("", name, None)
-        target.check()
+        try:
+            target.check()
+        except FileError as error:   # its hints are about options of dfly get
+            raise FileError(error.what, "name another FILE") from None
         target.put(path, source.fileno())
     return 0
 

@@ -202,9 +202,9 @@ def test_what_is_whole_is_offered_anew_when_its_swarm_ends(
             await asyncio.wait_for(found.wait(), 5)
             assert not download.is_over
         else:
-            while not download.is_over:
-                await asyncio.sleep(0.01)
-            assert not offers and download._means.store.records() == []
+            await asyncio.wait(set(download._tasks._running), timeout=5)
+            assert download.is_over and not offers
+            assert download._means.store.records() == []
         await download.abandon(FileError("the test is over"))
     asyncio.run(asyncio.wait_for(scenario(), 10))
 

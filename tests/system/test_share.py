@@ -211,9 +211,10 @@ def test_the_sharer_starts_anew(cluster: Cluster, manager: Role) -> None:
     sharer, getter = (cluster.peer("--manager", manager.where, name=name) for name in "sg")
     url = url_of(cluster, sharer, file_of(cluster))
     sharer.kill()
-    assert_failed(cluster.get(getter, url, "-O", "-"), 10, "no host of this cluster")
+    run = start_get(cluster, getter, url, cluster.folder / "copy")
     cluster.peer("--manager", manager.where, name="s")
-    assert becomes(lambda: cluster.get(getter, url, "-O", "-").out == CONTENT)
+    got = run.end()   # it waited: a manager that has just started hasn't heard of all hosts yet
+    assert got.code == 0 and (cluster.folder / "copy").read_bytes() == CONTENT, got.err
 
 
 @pytest.mark.parametrize("held", [True, False])
