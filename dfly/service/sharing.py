@@ -238,10 +238,11 @@ class Reading:
         """First step: what the content is, as a whole and in pieces."""
         self.step, self.done = "hash", 0
         whole = hashlib.sha256()
+        room = memoryview(bytearray(READ_SIZE))
         with ThreadPoolExecutor(1) as second:   # while one hashes the piece, the other the whole
             for piece in range(self.geometry.piece_count or 0):
                 part = hashlib.sha256()
-                for view in self._parts(piece):
+                for view in self._parts(piece, room):
                     other = second.submit(part.update, view)
                     whole.update(view)
                     other.result()
@@ -258,33 +259,37 @@ class Reading:
     def copy_into(self, file: TaskFile) -> None:
         """Second step: the pieces that the store lacks, each as it was in the first."""
         self.step, self.done = "copy", 0
-        buffer = bytearray()
+        room = memoryview(bytearray(self.geometry.piece_size))
         for piece, expected in enumerate(self._digests):
+            size = self.geometry.size_of(piece)
             if file.have >> piece & 1:
-                self.done += self.geometry.size_of(piece)
+                self.done += size
                 continue
-            buffer.clear()
-            for view in self._parts(piece):
-                buffer += view
-            if hashlib.sha256(buffer).digest() != expected:
+            seal = hashlib.sha256()
+            for view in self._parts(piece, room):
+                seal.update(view)   # now, while it is in the processor's cache
+            if seal.digest() != expected:
                 raise self._changed()
             with carried(CACHE):
-                file.put(piece, buffer, expected)
+                file.put(piece, room[:size], expected)
 
-    def _parts(self, piece: int) -> Iterator[memoryview]:
-        """The piece's bytes; a part is valid until the next is asked for."""
+    def _parts(self, piece: int, room: memoryview) -> Iterator[memoryview]:
+        """The piece's bytes, read into `room`, which is used once more where it is too small."""
         position, stop = self.geometry.start(piece), self.geometry.stop(piece)
-        buffer = memoryview(bytearray(min(READ_SIZE, stop - position)))
+        filled = 0
         while position < stop:
             if self.cancelled:
                 raise FileError(f"{self.place}: nobody waits for it any more")
+            filled %= len(room)
+            view = room[filled:filled + min(READ_SIZE, stop - position)]
             try:
-                count = os.preadv(self._fd, [buffer[:stop - position]], position)
+                count = os.preadv(self._fd, [view], position)
             except OSError as error:
                 raise FileError(f"can't read {self.place}: {error.strerror}") from None
             if not count:
                 raise self._changed()
-            yield buffer[:count]
+            yield view[:count]
+            filled += count
             position += count
             self.done += count
 
