@@ -137,6 +137,13 @@ def _content_length(headers: Headers) -> Optional[int]:
     return int(text) if text else None
 
 
+def is_bare_nothing(head: ResponseHead) -> bool:
+    """True of a refusal of ranges that says that the content is empty, and not which version of
+    it that is. An answer to the plain request says that, too."""
+    return (head.status == 416 and _total_of_416(head) == 0
+            and not (head.headers.get("ETag") or head.headers.get("Last-Modified")))
+
+
 def _total_of_416(head: ResponseHead) -> Optional[int]:
     return parse_unsatisfied_range(head.headers.get("Content-Range") or "")
 

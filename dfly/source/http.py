@@ -7,6 +7,7 @@ business of ingest. Retrying, pieces and files may not be here.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from dfly.access import SourceFacts
@@ -14,7 +15,7 @@ from dfly.clock import Clock
 from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, TlsError
 from dfly.net.route import ProxyDenied
 from dfly.source import SourceRefused, SourceRequest, Version, shown_url
-from dfly.source.answers import Span, answer_of, refusal_of
+from dfly.source.answers import Span, answer_of, is_bare_nothing, refusal_of
 from dfly.source.facts import facts_of_answer
 from dfly.source.hops import Hop, redirect_target
 from dfly.source.visit import Outfit, Visit
@@ -51,6 +52,10 @@ class HttpSource:
             response = await way.ask(hop)
             try:
                 target = redirect_target(hop.url, response)
+                if target is None and way.request.is_ranged and is_bare_nothing(response.head):
+                    way.request = replace(way.request, start=0, stop=None)
+                    await _discard(response)
+                    continue
                 if target is None:
                     return self._judge(response, hop, way)
                 next_hop = hop.to(target)
