@@ -403,6 +403,8 @@ class Manager:
             return  # it has everything, and nobody needs it as a parent
         host.swarms.setdefault(task.swarm, Member())
         task.members.add(host.number)
+        if wants:
+            task.givers.discard(host.number)   # whatever it offered before
         self._news.tell(host, task)
         first = None
         if isinstance(asked, Join) and asked.flags & STREAMING:

@@ -36,6 +36,7 @@ class Task:
     swarm: int = 1
     members: Set[int] = field(default_factory=set)
     awaiting: Set[int] = field(default_factory=set)
+    givers: Set[int] = field(default_factory=set)
     news_for_all: bool = False
     news_at: int = 0
 
@@ -99,6 +100,18 @@ def test_a_lease_brings_what_is_known_and_what_it_waits_for_as_it_comes() -> Non
         await settled(scene)
         assert sorted(scene.ears[2].heard) == [0, 1, 4, 5]
         assert scene.ears[1].heard == [] and not scene.task.awaiting
+        scene.news.stop()
+    asyncio.run(story())
+
+
+def test_who_gives_a_shared_task_is_told_no_digest_of_it() -> None:
+    """It has them, and those that came from another giver may be made up."""
+    async def story() -> None:
+        scene = Scene(pieces=3, members=2)
+        scene.task.givers.add(1)
+        scene.come(0, 1, 2)
+        await settled(scene)
+        assert scene.ears[1].heard == [] and scene.ears[2].heard == [0, 1, 2]
         scene.news.stop()
     asyncio.run(story())
 
