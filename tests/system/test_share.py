@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -15,12 +15,13 @@ from dfly.names import shared_url
 from dfly.source import Version
 from dfly.task import TaskSpec, full_set, piece_size_for
 from dfly.wire.messages import Hello, Offer, Welcome
-from tests.cluster import Cluster, Got, Role
+from tests.cluster import Cluster, Got, Role, finish, star_missing, star_module
 from tests.support import SourceServer
 from tests.system.scene import (
     PIECE,
     assert_failed,
     becomes,
+    clean_cluster,
     content_of,
     holds,
     sha256,
@@ -324,3 +325,46 @@ def test_export_writes_what_is_whole_here(cluster: Cluster, peers: List[Role]) -
     out = cluster.run("cache", "export", f"sha256:{sha256(CONTENT)}", "-", *flags)
     assert out.code == 0 and out.out == CONTENT
     assert_failed(cluster.run("cache", "export", "ffffff", "-", *flags), 2, "no tasks here")
+
+
+# --------------------------------------------------------------------------------- cables
+@pytest.fixture
+def star(tmp_path: Path, program: Path) -> Iterator[Cluster]:
+    """Six hosts with links of their own, and host 0 for the manager."""
+    with star_module().Star(hosts=6, host_rate="100mbit", source_rate="200mbit") as star, (
+            clean_cluster(tmp_path, program)) as cluster:
+        cluster.star = star
+        yield cluster
+
+
+@pytest.mark.skipif(bool(star_missing()), reason=star_missing())
+@pytest.mark.parametrize("pulled", [False, True])
+def test_hosts_with_cables(star: Cluster, pulled: bool) -> None:
+    """A shared file costs its host about one upload; one that is cut off holds nobody up if
+    another shares the same file."""
+    content = content_of(60.3)
+    path = file_of(star, content)
+    manager = star.manager(host=0)
+    peers = [star.peer("--manager", manager.where, host=host, name=f"h{host}")
+             for host in range(1, 7)]
+    sharers, getters = (peers[:2], peers[2:]) if pulled else (peers[:1], peers[1:])
+    for host, peer in enumerate(sharers, 1):
+        got = finish(star.popen(host, ["share", str(path), "--socket", peer.socket]))
+        assert got.code == 0, got.err
+    net: Any = star.star
+    before = net.stats()
+    gets = [star.get_popen(peer, shared_url(f"sha256:{sha256(content)}"), "-O",
+                           str(star.folder / f"copy{peer.name}"), "--json",
+                           host=int(peer.name[1:])) for peer in getters]
+    if pulled:
+        while b'"progress"' not in gets[0].stdout.readline():
+            pass    # until it is on its way
+        net.run(1, ["ip", "link", "set", "eth0", "down"])
+    ended = [finish(get) for get in gets]
+    assert [get.code for get in ended] == [0] * len(gets), ended
+    for peer in getters:
+        assert (star.folder / f"copy{peer.name}").read_bytes() == content
+    if pulled:
+        net.run(1, ["ip", "link", "set", "eth0", "up"])
+    else:
+        assert (net.stats()[1]["tx"] - before[1]["tx"]) / len(content) < 1.5
