@@ -76,7 +76,8 @@ class _Getting:
         self._choices = Choices(
             settings.socket, resume=args.resume, timestamping=args.timestamping,
             spider=args.spider or (args.method or "").upper() == "HEAD",
-            server_response=args.server_response, told_name=self._told_name if (
+            server_response=args.server_response, cookies=bool(args.save_cookies),
+            told_name=self._told_name if (
                 settings.content_disposition or settings.trust_server_names) else None)
         self._pile: Optional[Pile] = None
 

@@ -39,17 +39,19 @@ class Choices:
     """What the options say about every file."""
 
     def __init__(self, socket: str, *, resume: bool = False, timestamping: bool = False,
-                 spider: bool = False, server_response: bool = False,
+                 spider: bool = False, server_response: bool = False, cookies: bool = False,
                  told_name: Optional[Callable[[Event], str]] = None) -> None:
-        """`told_name`: the name for a file out of a source's facts; "" = the URL's. With it the
-        source is looked at before: of a content that is here already it may say no name."""
+        """`told_name`: the name for a file out of a source's facts; "" = the URL's. `cookies`:
+        those that the source sets are wanted. Where what it says is of such use it is looked at
+        before: of a content that is here already nobody would ask it."""
         self.socket = socket
         self.resume = resume
         self.timestamping = timestamping
         self.spider = spider
         self.server_response = server_response
         self.told_name = told_name or _no_name
-        self.looks = spider or timestamping or told_name is not None
+        self.looks = (spider or timestamping or server_response or cookies
+                      or told_name is not None)
 
 
 def _no_name(facts: Event) -> str:
