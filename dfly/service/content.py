@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Optional
 
 from dfly.digest import Digest
 from dfly.errors import DflyError, DigestMismatch
 from dfly.service.ingest import Content
+from dfly.source import Version
 from dfly.store import PieceStore, TaskFile
 from dfly.task import Geometry, TaskSpec, check_geometry, piece_size_for
 from dfly.wire.messages import Accepted
@@ -23,6 +25,19 @@ def file_from_source(store: PieceStore, spec: TaskSpec, content: Content) -> Tas
     """The store's file for what a source was found to have (blocking, too)."""
     return _open(store, spec, content.version.token,
                  Geometry(content.length, piece_size_for(content.length, spec.vouched)))
+
+
+def shared_version(digest: Digest, length: int) -> Version:
+    """The version of a content that hosts share, the same on all of them. No other version of a
+    task may be given to those who only know its digest: a source could refuse it to them."""
+    return Version(f'"{digest.algorithm}-{digest.value.hex()}"', length=length)
+
+
+def is_shared(file: TaskFile, digest: Optional[Digest]) -> bool:
+    """True if the file is of that version."""
+    length = file.geometry.length
+    return (digest is not None and length is not None
+            and file.version == shared_version(digest, length).token)
 
 
 def _open(store: PieceStore, spec: TaskSpec, version: str, geometry: Geometry) -> TaskFile:

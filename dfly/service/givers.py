@@ -21,11 +21,13 @@ from dfly.access import SourceFacts
 from dfly.clock import Clock
 from dfly.config import join_address
 from dfly.core.events import Event, PiecesHeld
+from dfly.digest import Digest
 from dfly.errors import DigestMismatch, NetworkError, NoManager, ProtocolError, ServerError
 from dfly.names import is_shared_url
 from dfly.net.http_client import ClientResponse, HttpClient
 from dfly.net.limiter import Limiter
 from dfly.net.transfer import Sink
+from dfly.service.content import is_shared, shared_version
 from dfly.service.hostlinks import Hosts
 from dfly.service.ingest import Ingest, IngestLimits
 from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
@@ -102,13 +104,15 @@ class Givers:
             del self._doubts[next(iter(self._doubts))]
 
     # ------------------------------------------------------------------------------ offers
-    async def best_offer(self, task_id: str) -> Offer:
+    async def best_offer(self, spec: TaskSpec) -> Offer:
         """What hosts say of a content that isn't led yet: most of those that were never in doubt.
         NoManager if there is none, which is sure only a while after this manager's start."""
+        assert spec.digest is not None
+        task_id = spec.task_id
         until = self._started_at + START_S
         while True:
             fitting = [(self._doubts_of(number), offer) for number, offer
-                       in self._offers.get(task_id, {}).items() if _fits(offer)]
+                       in self._offers.get(task_id, {}).items() if _fits(offer, spec.digest)]
             if fitting:
                 break
             rest_s = until - self._clock.now()
@@ -117,8 +121,8 @@ class Givers:
             await self._wait_for_one(task_id, rest_s)
         least = min(doubts for doubts, _ in fitting)
         sure = [offer for doubts, offer in fitting if doubts == least]
-        votes = Counter((offer.version, offer.length) for offer in sure)
-        return max(sure, key=lambda offer: votes[offer.version, offer.length])
+        votes = Counter(offer.length for offer in sure)
+        return max(sure, key=lambda offer: votes[offer.length])
 
     def _doubts_of(self, number: int) -> int:
         hello = self._hosts[number].hello
@@ -169,17 +173,16 @@ class Givers:
         return found
 
 
-def _fits(offer: Offer) -> bool:
-    """True if the host says that it holds all of a content that can be."""
+def _fits(offer: Offer, digest: Digest) -> bool:
+    """True if the host says that it holds all of a content that can be, and may be given to all
+    who know its digest."""
     try:
-        geometry = check_geometry(offer.length, offer.piece_size)
-        version = Version.parse(offer.version)
+        count = check_geometry(offer.length, offer.piece_size).piece_count
     except ProtocolError:
         return False
-    count = geometry.piece_count
     return (bool(count) and offer.have == full_set(count or 0)
             and offer.piece_size == piece_size_for(offer.length)
-            and version.length in (None, offer.length))
+            and offer.version == shared_version(digest, offer.length).token)
 
 
 # ---------------------------------------------------------------------------------- source
@@ -188,12 +191,13 @@ class GiversSource:
     the store holds, or from the offers."""
 
     def __init__(self, givers: Givers, store: PieceStore, client: HttpClient,
-                 task_id: str) -> None:
+                 spec: TaskSpec) -> None:
         self.givers = givers
         self.asked: Dict[int, Giver] = {}   # by number
         self._store = store
         self._client = client
-        self._task_id = task_id
+        self._spec = spec
+        self._task_id = spec.task_id
         self._failures: Dict[int, int] = {}
 
     async def open(self, request: SourceRequest) -> _Body:
@@ -231,11 +235,14 @@ class GiversSource:
 
     async def _describe(self, request: SourceRequest) -> _Body:
         """The content without a byte of it."""
+        task = self.givers.led(self._task_id)
+        if task is not None and not task.private:
+            return _Body(task.version, task.file.geometry.length)
         held = await asyncio.to_thread(self._store.find, self._task_id)
-        if held is not None and held.complete:
+        if held is not None and held.complete and is_shared(held, self._spec.digest):
             version = Version.parse(held.version)
             return _Body(version, held.geometry.length, unchanged=version == request.unless)
-        offer = await self.givers.best_offer(self._task_id)
+        offer = await self.givers.best_offer(self._spec)
         return _Body(Version.parse(offer.version), offer.length)
 
     def failed(self, giver: Giver) -> None:

@@ -209,7 +209,7 @@ class Manager:
         limits = IngestLimits(connections=self.settings.source_connections, tries=MANAGER_TRIES,
                               limiters=(self._source_limit,))
         if is_shared_url(spec.url):
-            hosts = GiversSource(self._givers, self.store, self._client, spec.task_id)
+            hosts = GiversSource(self._givers, self.store, self._client, spec)
             return SharedIngest(hosts, spec, lambda: self._givers.checked(
                 spec.task_id, self.decide), limits=limits, rng=self._rng)
         return Ingest(source_for(spec, HttpSource(self._client)), spec, access, limits=limits,
@@ -430,13 +430,13 @@ class Manager:
         """A task is led: hosts that offered this version of it join. Other offers are void, and
         so is any offer of a private task: an offer proves nothing to the source, and would be
         answered with all that a Join must prove itself for. (Where a digest names the content,
-        another version may be as true as this one, and is kept for another time.)"""
+        another version may be as true as this one, and waits for another time.)"""
         geometry = task.file.geometry
         for number, offer in list(self._offers.get(task.task_id, {}).items()):
             fits = (not task.private and offer.version == task.file.version
                     and (offer.piece_size, offer.length)
                     == (geometry.piece_size, geometry.length))
-            if fits or task.private or not is_named_by_digest(task.spec):
+            if fits or not is_named_by_digest(task.spec):
                 self._forget_offer(self._hosts[number], offer)
             if fits:
                 self._accept(self._hosts[number], task, offer, self._givers.believed(

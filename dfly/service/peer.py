@@ -39,7 +39,13 @@ from dfly.net.http_client import HttpClient
 from dfly.net.http_server import AddressInUse, HttpServer, Request, Response
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
-from dfly.service.content import check_content, discard, file_for, file_from_source
+from dfly.service.content import (
+    check_content,
+    discard,
+    file_for,
+    file_from_source,
+    is_shared,
+)
 from dfly.service.control import Control
 from dfly.service.discovery import Discovery
 from dfly.service.download import MANAGERS_OWN, Means, Started, TaskDownload
@@ -197,9 +203,10 @@ class Peer:
 
     async def _start(self, wish: Wish, task_id: str) -> Started:
         shared = is_shared_url(wish.spec.url)
-        here = await self._whole_here(wish.spec) if shared else None
-        if here is not None:
-            return Started(here, here.facts)
+        if wish.spec.digest is not None:
+            here = await self._whole_here(wish.spec, any_version=shared)
+            if here is not None:
+                return Started(here, here.facts)
         why = _why_alone(wish)
         for link in [] if wish.alone or why else self.managers.for_task(task_id):
             if not await link.opened(LINK_WAIT_S):
@@ -227,22 +234,22 @@ class Peer:
         return await self._start_alone(wish, task_id, why)
 
     async def seed(self, spec: TaskSpec) -> Optional[TaskDownload]:
-        """What the store holds whole of a task that is named by its digest, offered to others;
-        None if it doesn't."""
+        """The shared content that the store holds whole, offered to others; None if it doesn't
+        hold it, or only another version of the task."""
         lock = self._locks.setdefault(spec.task_id, asyncio.Lock())
         async with lock:
-            return await self._whole_here(spec)
+            return await self._whole_here(spec, any_version=False)
 
-    async def _whole_here(self, spec: TaskSpec) -> Optional[TaskDownload]:
+    async def _whole_here(self, spec: TaskSpec, any_version: bool) -> Optional[TaskDownload]:
+        """What is here of a content that its digest names: nobody need be asked for it."""
         current = self._downloads.get(spec.task_id)
-        if current is not None and not current.is_over:
-            if not current.is_done:
-                return None
-            if current.file.whole():
-                return current
-        file = await asyncio.to_thread(self.store.find, spec.task_id)
-        if file is None or not file.complete:
+        if current is not None and not current.is_over and not current.is_done:
             return None
+        file = await asyncio.to_thread(self.store.find, spec.task_id)
+        if file is None or not file.complete or not (any_version or is_shared(file, spec.digest)):
+            return None
+        if current is not None and not current.is_over and current.file is file:
+            return current
         await self._current(spec.task_id, "")   # whatever there is, is over
         download = self._begin(Wish(spec, no_source=True), file)
         download.start_seeding()

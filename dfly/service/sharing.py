@@ -31,10 +31,10 @@ from dfly.errors import (
     printable,
 )
 from dfly.names import shared_url
+from dfly.service.content import is_shared, shared_version
 from dfly.service.download import TaskDownload
 from dfly.service.managers import LINK_WAIT_S, Managers
 from dfly.service.origins import CACHE, carried
-from dfly.source import Version
 from dfly.store import PieceStore, TaskFile
 from dfly.task import PIECE_SIZE_MAX, PIECES_MAX, Geometry, TaskSpec, piece_size_for
 from dfly.units import MIB
@@ -121,7 +121,7 @@ class Sharing:
         if known is not None:
             spec = TaskSpec(shared_url(str(known)), digest=known)
             held = await asyncio.to_thread(self._host.store.find, spec.task_id)
-            if held is not None and held.complete:
+            if held is not None and held.complete and is_shared(held, known):
                 return known
         settled = self._host.clock.wall() - reading.changed_at > SETTLED_S
         digest = await asyncio.to_thread(reading.find_digest)
@@ -135,12 +135,11 @@ class Sharing:
         """The content into the store; a download of it that goes on here is filled."""
         store = self._host.store
         download = self._host.download_of(spec.task_id)
-        if download is not None and not download.is_over and (
-                download.file.geometry == reading.geometry):
+        if download is not None and not (download.is_over or download.is_done):
             file = download.file
-            if reading.contradicts(file):
-                raise FileError(f"{reading.place}: a download that goes on here has other bytes "
-                                "under the same name", "stop that dfly get first")
+            if not is_shared(file, spec.digest) or reading.contradicts(file):
+                raise FileError(f"{reading.place}: a download of the same content, or of what is "
+                                "said to be, goes on here", "wait for that dfly get, or stop it")
         else:
             file = await self._opened(reading, spec)
             if reading.contradicts(file):   # a part, from someone who told something else
@@ -159,7 +158,8 @@ class Sharing:
             file.release()
 
     async def _opened(self, reading: Reading, spec: TaskSpec) -> TaskFile:
-        version = _version_of(spec, reading.size).token
+        assert spec.digest is not None
+        version = shared_version(spec.digest, reading.size).token
         return await asyncio.to_thread(partial(
             self._host.store.open, spec.task_id, version, reading.geometry, url=spec.url,
             digest=str(spec.digest)))
@@ -187,12 +187,6 @@ class Sharing:
 
 def _look(spec: TaskSpec, request: int) -> Join:
     return Join(request, spec, flags=LOOK)
-
-
-def _version_of(spec: TaskSpec, length: int) -> Version:
-    """The same on every host that shares the content."""
-    assert spec.digest is not None
-    return Version(f'"sha256-{spec.digest.value.hex()}"', length=length)
 
 
 # ---------------------------------------------------------------------------------- reading

@@ -15,7 +15,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Se
 from dfly.access import Access, SourceFacts
 from dfly.clock import Clock
 from dfly.core.events import SEED, Event, PiecesStored, SwarmOpened, SwarmSized
-from dfly.errors import AuthError, DflyError, DigestMismatch, NetworkError, ServerError
+from dfly.errors import (
+    AuthError,
+    DflyError,
+    DigestMismatch,
+    NetworkError,
+    NoManager,
+    ServerError,
+)
 from dfly.names import is_shared_url
 from dfly.service.content import discard, file_from_source
 from dfly.service.ingest import Content, Ingest, held_state
@@ -180,6 +187,9 @@ class Swarms:
         while True:
             task = self._tasks.get(task_id)
             opening = self._openings.get(task_id)
+            if task is not None and task.private and is_shared_url(spec.url):
+                raise NoManager("no host of this cluster shares it",   # to know a digest proves
+                                "ask its source for it")               # nothing to the source
             if task is not None and task.error is None and self._is_fresh(task):
                 task.used_at = self._clock.now()   # else `tend` could end it while we ask
             elif opening is None:

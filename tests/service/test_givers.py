@@ -17,10 +17,11 @@ from dfly.names import shared_url
 from dfly.net.http_client import HttpClient
 from dfly.net.mover import Movers
 from dfly.service import givers as givers_module
+from dfly.service.content import shared_version
 from dfly.service.givers import Givers, GiversSource, SharedIngest
 from dfly.service.ingest import IngestLimits, held_state
 from dfly.service.swarms import LedTask
-from dfly.source import Version
+from dfly.source import SourceRequest, Version
 from dfly.store.memory import MemoryStore
 from dfly.task import PIECE_SIZE_MIN, Geometry, TaskSpec, full_set
 from dfly.wire.messages import Hello, Offer
@@ -31,7 +32,7 @@ PIECES = 6
 DIGEST = Digest("sha256", sha256(CONTENT))
 SPEC = TaskSpec(shared_url(str(DIGEST)), digest=DIGEST)
 TASK = SPEC.task_id
-VERSION = Version(f'"sha256-{DIGEST.value.hex()}"', length=len(CONTENT))
+VERSION = shared_version(DIGEST, len(CONTENT))
 OFFER = Offer(1, TASK, VERSION.token, PIECE_SIZE_MIN, len(CONTENT), full_set(PIECES))
 
 
@@ -74,31 +75,30 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("otherwise", [
     {"have": full_set(PIECES) - 1}, {"have": 0}, {"length": len(CONTENT) - 1}, {"length": 0},
     {"piece_size": 2 * PIECE_SIZE_MIN, "have": full_set(3)}, {"piece_size": 7},
-    {"version": "what"}, {"length": 1 << 62}])
+    {"version": "what"}, {"length": 1 << 62},
+    {"version": Version('"a-sources"', length=len(CONTENT)).token}])
 def test_an_offer_of_what_can_not_be_counts_for_nothing(otherwise: Dict[str, Any]) -> None:
     async def ask() -> Offer:
         town = Town(1)
         town.offer(1, **otherwise)
-        return await town.givers.best_offer(TASK)
+        return await town.givers.best_offer(SPEC)
     with pytest.raises(NoManager):
         asyncio.run(ask())
 
 
 def test_most_of_the_hosts_that_were_never_in_doubt_are_believed() -> None:
-    other = replace(OFFER, version=Version('"other"', length=len(CONTENT)).token)
+    short = len(CONTENT) - 1
+    other = replace(OFFER, version=shared_version(DIGEST, short).token, length=short)
 
-    async def ask() -> List[str]:
+    async def ask() -> List[int]:
         town, heard = Town(1, 2, 3), []
         town.offers[TASK] = {1: other, 2: OFFER, 3: OFFER}
-        heard.append((await town.givers.best_offer(TASK)).version)
-        town.givers.doubt(town.hosts[2].hello.host_id)
-        town.givers.doubt(town.hosts[3].hello.host_id)
-        heard.append((await town.givers.best_offer(TASK)).version)
-        town.givers.doubt(town.hosts[1].hello.host_id)
-        town.givers.doubt(town.hosts[1].hello.host_id)
-        heard.append((await town.givers.best_offer(TASK)).version)
+        for doubted in (2, 3, 1, 1):
+            heard.append((await town.givers.best_offer(SPEC)).length)
+            town.givers.doubt(town.hosts[doubted].hello.host_id)
+        heard.append((await town.givers.best_offer(SPEC)).length)
         return heard
-    assert asyncio.run(ask()) == [OFFER.version, other.version, OFFER.version]
+    assert asyncio.run(ask()) == [len(CONTENT), short, short, len(CONTENT), len(CONTENT)]
 
 
 def test_a_manager_that_has_just_started_waits_for_hosts_to_come_back(
@@ -107,7 +107,7 @@ def test_a_manager_that_has_just_started_waits_for_hosts_to_come_back(
 
     async def ask() -> Offer:
         town = Town(1)
-        asking = asyncio.ensure_future(town.givers.best_offer(TASK))
+        asking = asyncio.ensure_future(town.givers.best_offer(SPEC))
         await asyncio.sleep(0.01)
         assert not asking.done()
         town.offer(1, have=0)   # of no use, but it wakes who waits
@@ -154,7 +154,7 @@ async def fetched(town: Town, numbers: Tuple[int, ...]) -> bool:
     movers.start(asyncio.get_running_loop())
     client = HttpClient(movers)
     checked: List[bool] = []
-    source = GiversSource(town.givers, town.store, client, TASK)
+    source = GiversSource(town.givers, town.store, client, SPEC)
     ingest = SharedIngest(source, SPEC, lambda: checked.append(True),
                           limits=IngestLimits(connections=2, window_pieces=1),
                           rng=random.Random(1))
@@ -245,10 +245,28 @@ def test_an_address_that_is_none_is_not_asked() -> None:
     asyncio.run(asked())
 
 
-def test_what_the_manager_holds_whole_needs_no_host() -> None:
+def test_what_is_led_is_known_unless_it_is_private() -> None:
+    async def described(private: bool) -> Version:
+        town = Town()
+        town.lead().private = private
+        nothing: Any = None
+        source = GiversSource(town.givers, town.store, nothing, SPEC)
+        return (await source.open(SourceRequest(SPEC.url))).version
+    assert asyncio.run(described(False)) == VERSION
+    with pytest.raises(NoManager):
+        asyncio.run(described(True))
+
+
+@pytest.mark.parametrize("version", [VERSION, Version('"a-sources"', length=len(CONTENT))])
+def test_what_the_manager_holds_whole_needs_no_host(version: Version) -> None:
+    """If it came from a source, that could refuse it to who asks now."""
     town = Town()
-    file = town.lead().file
+    file = town.store.open(TASK, version.token, Geometry(len(CONTENT), PIECE_SIZE_MIN))
     for piece in range(PIECES):
         data = CONTENT[piece * PIECE_SIZE_MIN:(piece + 1) * PIECE_SIZE_MIN]
         file.put(piece, data, sha256(data))
-    assert asyncio.run(fetched(town, ()))
+    if version == VERSION:
+        assert asyncio.run(fetched(town, ()))
+        return
+    with pytest.raises(NoManager, match="no host"):
+        asyncio.run(fetched(town, ()))

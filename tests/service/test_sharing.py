@@ -15,12 +15,17 @@ from dfly.digest import Digest, sha256
 from dfly.errors import DflyError, FileError, NetworkError, NoManager, UsageError
 from dfly.names import shared_url
 from dfly.service import sharing as sharing_module
+from dfly.service.content import is_shared, shared_version
 from dfly.service.sharing import Reading, Sharing
 from dfly.store import TaskFile
 from dfly.store.memory import MemoryStore
 from dfly.task import PIECE_SIZE_MIN, Geometry, TaskSpec
 
 CONTENT = bytes(range(256)) * 3000 + b"end"   # three pieces, the last one short
+
+
+DIGEST = Digest("sha256", sha256(CONTENT))
+VERSION = shared_version(DIGEST, len(CONTENT)).token
 
 
 class Link:
@@ -60,7 +65,7 @@ class Host:
 
     async def seed(self, spec: TaskSpec) -> Any:
         file = self.store.find(spec.task_id)
-        if file is None or not file.complete:
+        if file is None or not file.complete or not is_shared(file, spec.digest):
             return None
         self.seeded.append(spec.task_id)
         return SimpleNamespace()
@@ -177,29 +182,43 @@ def test_a_file_that_changes_during_the_first_reading_is_not_shared(path: Path, 
 def test_what_is_here_in_part_is_filled_up(path: Path) -> None:
     host = Host(Link())
     spec = spec_of(CONTENT)
-    file = host.store.open(spec.task_id, "v", Geometry(len(CONTENT), PIECE_SIZE_MIN))
+    file = host.store.open(spec.task_id, VERSION, Geometry(len(CONTENT), PIECE_SIZE_MIN))
     file.put(0, CONTENT[:PIECE_SIZE_MIN], sha256(CONTENT[:PIECE_SIZE_MIN]))
-    host.download = SimpleNamespace(is_over=False, file=file)
+    host.download = SimpleNamespace(is_over=False, is_done=False, file=file)
     asyncio.run(shared(Sharing(host), path))
     assert file.complete and held(host) is file   # a download that went on is done
 
 
-def test_a_part_that_someone_made_up_gives_way(path: Path) -> None:
+@pytest.mark.parametrize("version", ["", "v"])
+def test_a_part_that_someone_made_up_gives_way(path: Path, version: str) -> None:
+    """Be it because its pieces are others, or because it came from a source."""
     host = Host(Link())
     spec = spec_of(CONTENT)
     wrong = bytes(PIECE_SIZE_MIN)
-    asyncio.run(shared(Sharing(host), path))
-    version = host.store.records()[0].version
-    host.store.remove(spec.task_id)
-    file = host.store.open(spec.task_id, version, Geometry(len(CONTENT), PIECE_SIZE_MIN))
+    file = host.store.open(spec.task_id, version or VERSION,
+                           Geometry(len(CONTENT), PIECE_SIZE_MIN))
     file.put(0, wrong, sha256(wrong))
-    host.download = SimpleNamespace(is_over=False, file=file)
-    with pytest.raises(FileError, match="other bytes"):
+    host.download = SimpleNamespace(is_over=False, is_done=False, file=file)
+    with pytest.raises(FileError, match="goes on here"):
         asyncio.run(shared(Sharing(host), path))
     host.download = None
     asyncio.run(shared(Sharing(host), path))
     found = held(host)
     assert found is not None and found.read(0, len(CONTENT)) == CONTENT
+
+
+def test_what_came_from_a_source_is_kept_anew_to_be_shared(path: Path) -> None:
+    """Only what was shared is given to all who know its digest."""
+    host = Host(Link())
+    spec = spec_of(CONTENT)
+    file = host.store.open(spec.task_id, "v", Geometry(len(CONTENT), PIECE_SIZE_MIN))
+    for piece in range(3):
+        data = CONTENT[piece * PIECE_SIZE_MIN:(piece + 1) * PIECE_SIZE_MIN]
+        file.put(piece, data, sha256(data))
+    host.download = SimpleNamespace(is_over=False, is_done=True, file=file)
+    asyncio.run(shared(Sharing(host), path))
+    found = held(host)
+    assert found is not None and found.version == VERSION and found.complete
 
 
 # ------------------------------------------------------------------------- wrong questions
