@@ -126,8 +126,8 @@ def _code(source: bytes) -> List[str]:
             text: Any = entry.body[0]
             text.value.value = ""
             text.end_lineno = text.value.end_lineno = text.lineno
-    return [f"{getattr(entry, 'lineno', '')} {ast.dump(entry)}" for entry in ast.walk(tree)
-            if isinstance(entry, ast.stmt)]
+    return [ast.dump(tree), *(f"{entry.lineno}" for entry in ast.walk(tree)
+                              if isinstance(entry, ast.stmt))]
 
 
 def test_old_pythons_get_one_line(executable: Path) -> None:
