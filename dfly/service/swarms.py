@@ -187,9 +187,7 @@ class Swarms:
         while True:
             task = self._tasks.get(task_id)
             opening = self._openings.get(task_id)
-            if task is not None and task.private and is_shared_url(spec.url):
-                raise NoManager("no host of this cluster shares it",   # to know a digest proves
-                                "ask its source for it")               # nothing to the source
+            _check_proof(spec, task)
             if task is not None and task.error is None and self._is_fresh(task):
                 task.used_at = self._clock.now()   # else `tend` could end it while we ask
             elif opening is None:
@@ -209,6 +207,7 @@ class Swarms:
         """What the source has, without a byte of it fetched; asked at most every `revalidate_s`
         for callers who are as one to it. (Who shares a content is known without asking.)"""
         task = self._tasks.get(spec.task_id)
+        _check_proof(spec, task)
         if task is not None and task.error is None and self._is_fresh(task) and (
                 not task.private and not access.wants_cookies and task.facts.status in WHOLE):
             return Content(task.version, task.file.geometry.length, True, False, "",
@@ -369,6 +368,13 @@ class Swarms:
                 task.used_at = now
             elif now - task.used_at > keep_s:
                 self._drop(task)
+
+
+def _check_proof(spec: TaskSpec, task: Optional[LedTask]) -> None:
+    """To know the digest of a private content proves nothing to its source."""
+    if task is not None and task.private and is_shared_url(spec.url):
+        raise NoManager("it is led as a private content now, of which not all hosts may have",
+                        "ask its source for it")
 
 
 def _same(task: LedTask, content: Content) -> bool:

@@ -8,7 +8,9 @@ import pytest
 
 from dfly.access import Access
 from dfly.clock import Clock
-from dfly.errors import AuthError, DflyError
+from dfly.digest import Digest
+from dfly.errors import AuthError, DflyError, NoManager
+from dfly.names import shared_url
 from dfly.service.ingest import Content, Ingest
 from dfly.service.metrics import Metrics
 from dfly.service.swarms import Lead, LedTask, Swarms
@@ -95,3 +97,23 @@ def test_the_same_question_is_put_once(count: int) -> None:
     heard, door = asyncio.run(played(*[THEIRS] * count))
     assert {type(answer) for answer in heard} == {AuthError}
     assert len(door.asked) == 1
+
+
+def test_a_digest_opens_no_private_task() -> None:
+    """It proves nothing to the source, which would have to be asked for it."""
+    digest = Digest.parse("sha256:" + "ab" * 32)
+
+    async def story() -> None:
+        door, store = Door(), MemoryStore()
+        door.open.set()
+        swarms = Swarms(store, door.ingest, Silent(), Metrics(), Clock(), revalidate_s=60)
+        lead = await swarms.lead(TaskSpec(SPEC.url, digest=digest), MINE)
+        assert lead.task.private
+        shared = TaskSpec(shared_url(str(digest)), digest=digest)
+        for ask in (swarms.lead, swarms.look):
+            with pytest.raises(NoManager, match="private"):
+                await ask(shared, MINE)
+        assert swarms.of_task(shared.task_id) is lead.task   # it goes on
+        await swarms.stop()
+        store.close()
+    asyncio.run(story())

@@ -248,6 +248,28 @@ def test_a_source_with_the_same_content_is_the_same_task(
     assert source.body_bytes == before == len(CONTENT)
 
 
+def test_to_know_its_digest_opens_no_private_content(
+        cluster: Cluster, source: SourceServer, manager: Role, peers: List[Role]) -> None:
+    """Not while its task is led, not after, and not for a host that says that it shares it;
+    who has the content and shares it may."""
+    url = source.add("/private", CONTENT, authorization="Bearer mine")
+    digest = f"sha256:{sha256(CONTENT)}"
+    mine = ("--digest", digest, "-H", "Authorization: Bearer mine", "-O", "-")
+    assert cluster.get(peers[0], url, *mine).out == CONTENT
+    liar = FalseSharer(manager, holds_nothing)
+    try:
+        stranger = cluster.get(peers[1], shared_url(digest), "-O", "-")
+    finally:
+        liar.close()
+    assert_failed(stranger, 10, "private")
+    assert cluster.get(peers[2], url, *mine).out == CONTENT   # its swarm goes on
+    manager.kill()
+    cluster.manager(port=manager.port)
+    assert_failed(cluster.get(peers[1], shared_url(digest), "-O", "-"), 10, "no host")
+    assert share(cluster, peers[0], file_of(cluster)).code == 0
+    assert cluster.get(peers[1], shared_url(digest), "-O", "-").out == CONTENT
+
+
 # -------------------------------------------------------------------------------- liars
 class FalseSharer(Liar):
     """Offers what it hasn't. It says of itself what an honest host would, but for `length`."""
