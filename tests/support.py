@@ -142,7 +142,8 @@ class SourceServer:
         self._tls = tls
         self._threads: List[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
-        self._listener = socket.create_server((host, port), backlog=1024)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=1024)
         self.host, self.port = self._listener.getsockname()[:2]
 
     # ------------------------------------------------------------------ what a test tells it
@@ -173,7 +174,8 @@ class SourceServer:
     def url(self, path: str = "/", *, login: str = "") -> str:
         scheme = "https" if self._tls else "http"
         at = login + "@" if login else ""
-        return f"{scheme}://{at}{self.host}:{self.port}{path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{at}{host}:{self.port}{path}"
 
     def add(self, path: str, content: Union[bytes, Path] = b"", **how: Any) -> str:
         """Serve `content` at `path`; `how` = fields of Page. Returns the URL."""

@@ -57,7 +57,7 @@ class End:
 
 @dataclass
 class Yard:
-    """One source, one manager, a peer of it and one without."""
+    """One source, one manager, two peers of it ("managed", "other") and one without."""
 
     cluster: Cluster
     source: SourceServer
@@ -116,6 +116,7 @@ def open_yard(folder: Path, program: Path) -> Iterator[Yard]:
         manager = cluster.manager("--revalidate", "0s")
         yield Yard(cluster, source, manager, {
             "managed": cluster.peer("--manager", manager.where, name="m"),
+            "other": cluster.peer("--manager", manager.where, name="o"),
             "alone": cluster.peer(name="a")})
 
 
