@@ -68,7 +68,7 @@ def _add_choices(parser: CommandParser) -> None:
                         help="the URLs are mirrors of one file")
     parser.add_argument("--metalink", "--input-metalink", metavar="FILE",
                         help="fetch what a Metalink file lists, from its mirrors, by its hashes")
-    parser.add_argument("--range", metavar="A-B",
+    parser.add_argument("--range", metavar="A-B", dashed=True,
                         help="only bytes A to B, both counted from 0 and included; A- to the end, "
                              "-N the last N")
     parser.add_argument("--start-pos", metavar="N", help="short for --range N-")

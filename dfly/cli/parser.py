@@ -41,10 +41,14 @@ class CommandParser:
         self._description = description
         self._notes: List[Tuple[Tuple[str, ...], Dict[str, Any]]] = []
         self._bare: Dict[str, str] = {}
+        self._dashed: List[str] = []
 
-    def add_argument(self, *names: str, bare: Optional[str] = None, **about: Any) -> None:
+    def add_argument(self, *names: str, bare: Optional[str] = None, dashed: bool = False,
+                     **about: Any) -> None:
         """As argparse's. `bare`: the value where the option is given without one; a value can then
-        only follow behind =."""
+        only follow behind =. `dashed`: a value may begin like -4, which else is an option."""
+        if dashed:
+            self._dashed += names
         if bare is not None:
             self._bare.update({name: f"{name}={bare}" for name in names})
         self._notes.append((names, about))
@@ -63,11 +67,20 @@ class CommandParser:
 
     def parse(self, words: List[str]) -> Arguments:
         """UsageError; SystemExit after --help."""
-        words = [self._bare.get(word, word) for word in words]
+        words = self._joined([self._bare.get(word, word) for word in words])
         values = self._read_plain(words)
         if values is None:
             values = vars(self.full().parse_intermixed_args(words))
         return Arguments(**values)
+
+    def _joined(self, words: List[str]) -> List[str]:
+        """With what is dashed behind an = of its option."""
+        joined: List[str] = []
+        for word in words:
+            if joined and joined[-1] in self._dashed and word[:1] == "-" and word[1:2].isdigit():
+                word = f"{joined.pop()}={word}"
+            joined.append(word)
+        return joined
 
     def full(self) -> argparse.ArgumentParser:
         """argparse's own parser of these options."""
