@@ -184,7 +184,8 @@ def test_a_redirect_to_another_origin(yard: Yard, way: str) -> None:
         url = yard.source.add(f"/away-{way}", redirect=there)
         folder = yard.folder(way)
         end = yard.run(way, folder, "-q", "--header=X-Secret: 1",
-                       "--header=Authorization: Bearer t", "--auth-no-challenge", "--user=ann", "--password=secret", "-O", "out", url)
+                       "--header=Authorization: Bearer t", "--auth-no-challenge", "--user=ann",
+                       "--password=secret", "-O", "out", url)
         assert end.code == 0 and (folder / "out").read_bytes() == BIG
         assert all(not exchange.header("x-secret") and not exchange.header("authorization")
                    for exchange in other.log)
