@@ -36,6 +36,8 @@ COOKIES_MAX = 1_000              # lines of a cookie file that may go to one sou
 COOKIES_BYTES_MAX = 64 * 1024
 TEXT_MAX = 256 * 1024            # characters: PEM of a distribution's whole CA bundle fits
 FAMILIES = (0, 4, 6)
+VARYING = ("accept", "accept-language", "user-agent")   # headers that are no secrets; by them a
+NEUTRAL = ("cache-control", "pragma")                   # source may choose, by these it doesn't
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Proxies:
     """`by_scheme` maps the scheme of what is asked for to the URL of a proxy; `no_proxy` are hosts
     and domains asked directly, as the environment variable of that name has them."""
 
-    by_scheme: Tuple[Tuple[str, str], ...] = ()
+    by_scheme: Tuple[Tuple[str, str], ...] = field(default=(), repr=False)
     no_proxy: str = ""
 
 
@@ -118,18 +120,40 @@ class Access:
 
     @property
     def trust_name(self) -> str:
-        """32 hex digits that name whom this caller believes; "" = as usual."""
-        if self.tls == TlsSettings() and self.proxies is None:
+        """32 hex digits that name whom this caller believes, and which variant of a content he
+        asks for; "" = as usual."""
+        if self.tls == TlsSettings() and self.proxies is None and not self.variant:
             return ""
         tls = asdict(replace(self.tls, key=""))
         proxies = None if self.proxies is None else sorted(
             (scheme, _without_password(url)) for scheme, url in self.proxies.by_scheme)
-        seal = json.dumps([tls, proxies], sort_keys=True).encode()
+        seal = json.dumps([tls, proxies, self.variant], sort_keys=True).encode()
         return hashlib.sha256(b"dfly trust\0" + seal).hexdigest()[:32]
+
+    @property
+    def name(self) -> str:
+        """64 hex digits that name all of it, secrets and all, without keeping them."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def variant(self) -> Headers:
+        """The headers that are no secrets and may change what the source gives."""
+        return tuple((name.lower(), value) for name, value in self.headers
+                     if name.lower() in VARYING)
+
+    @property
+    def volunteers(self) -> bool:
+        """True if the source is told, without asking, what may change its answer, and is a
+        secret."""
+        return bool(self.cookies or (self.preempt and self.logins) or self.tls.cert or any(
+            name.lower() not in (*VARYING, *NEUTRAL) for name, _ in self.headers))
 
     def without_secrets(self) -> Access:
         """What may be remembered when the caller's request is done."""
-        return replace(self, headers=(), logins=(), cookies=(), tls=replace(self.tls, key=""))
+        proxies = self.proxies and replace(self.proxies, by_scheme=tuple(
+            (scheme, _without_password(url)) for scheme, url in self.proxies.by_scheme))
+        return replace(self, headers=(), logins=(), cookies=(), proxies=proxies,
+                       tls=replace(self.tls, cert="", key=""))
 
     # --------------------------------------------------------------------------- as JSON
     def to_json(self) -> Dict[str, Any]:

@@ -26,6 +26,7 @@ _SPAN = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d|)\s*"
 _FLAGS = re.IGNORECASE | re.ASCII  # compiled when first used: `dfly get` rarely needs any
 _SPAN_S = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
            "h": 3600.0, "d": 86400.0}
+DATE_MAX_S = 1 << 33  # the year 2242: as nanoseconds it fits in signed 64 bits
 SIZE_MAX = 1 << 62  # keeps every sum of sizes within SQLite's and struct's signed 64 bits
 
 
@@ -63,11 +64,13 @@ def parse_duration(text: str) -> float:
 
 
 def parse_http_date(text: str) -> Optional[float]:
-    """Seconds since 1970 of an HTTP date (RFC 9110 5.6.7); None if it isn't one."""
+    """Seconds since 1970 of an HTTP date (RFC 9110 5.6.7); None if it isn't one, or one that no
+    file can have."""
     from email.utils import mktime_tz, parsedate_tz  # a megabyte, only where there are dates
     try:
         parts = parsedate_tz(text)
-        return None if parts is None else float(mktime_tz((*parts[:9], parts[9] or 0)))
+        moment = -1.0 if parts is None else float(mktime_tz((*parts[:9], parts[9] or 0)))
+        return moment if 0 <= moment < DATE_MAX_S else None
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
 

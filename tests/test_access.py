@@ -131,7 +131,26 @@ def test_a_caller_is_named_by_whom_he_believes() -> None:
 def test_secrets_are_dropped_and_told_apart() -> None:
     bare = FULL.without_secrets()
     assert not bare.has_secrets and FULL.has_secrets and "hush" not in repr(FULL)
-    assert bare.trust_name == FULL.trust_name and bare.tls.key == ""
+    assert (bare.tls.cert, bare.tls.key) == ("", "")   # who shows one stays alone
+    assert bare.trust_name == replace(FULL, headers=(), tls=replace(FULL.tls, cert="")).trust_name
+
+
+def test_headers_by_which_a_source_may_choose_name_the_task() -> None:
+    plain, chosen = Access(), Access((("Accept-Language", "de"),))
+    assert len({plain.trust_name, chosen.trust_name,
+                Access((("accept-language", "fr"),)).trust_name}) == 3
+    assert Access((("ACCEPT-language", "de"),)).trust_name == chosen.trust_name
+    assert Access((("Cache-Control", "no-cache"), ("X-Key", "1"))).trust_name == ""
+
+
+@pytest.mark.parametrize("access, tells", [
+    (Access(), False), (Access((("User-Agent", "x"), ("Pragma", "no-cache"))), False),
+    (Access((("X-Key", "1"),)), True), (Access((("Host", "other.example"),)), True),
+    (Access(cookies=("line",)), True), (Access(logins=(Login("http://a:80", "u", "p"),)), False),
+    (Access(logins=(Login("http://a:80", "u", "p"),), preempt=True), True),
+    (Access(tls=TlsSettings(cert="PEM")), True)])
+def test_who_tells_a_secret_unasked_is_known(access: Access, tells: bool) -> None:
+    assert access.volunteers is tells
     assert FULL.secrets != replace(FULL, logins=()).secrets
     assert FULL.stays_here and not Access().stays_here
 

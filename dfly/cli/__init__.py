@@ -75,7 +75,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write(f"{program}: {printable(str(error))}\n")
         return error.exit_code
     except KeyboardInterrupt as stop:   # by which signal, where one says so
-        return SIGNALLED + int(stop.args[0]) if stop.args else INTERRUPTED
+        return interrupted_code(stop)
     except BrokenPipeError:
         _drop_output()
         return PIPE_CLOSED
@@ -85,6 +85,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         _drop_output()
         sys.stderr.write(f"{program}: standard output: {error.strerror}\n")
         return FileError.exit_code
+
+
+def interrupted_code(stop: KeyboardInterrupt) -> int:
+    """The exit code; the exception says by which signal, if it wasn't Ctrl-C."""
+    return SIGNALLED + int(stop.args[0]) if stop.args else INTERRUPTED
 
 
 def called_as() -> str:

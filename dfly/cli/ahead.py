@@ -15,6 +15,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Deque, Iterable, Iterator, List, Optional
 
+from dfly.cli import interrupted_code
 from dfly.cli.deliver import stop_copies
 from dfly.cli.job import DeadlinePassed, Job
 
@@ -94,8 +95,8 @@ class _Begun:
         """Its exit code, when it has run."""
         try:
             self._came.wait()
-        except KeyboardInterrupt:
-            self.job.row.interrupted()
+        except KeyboardInterrupt as stop:
+            self.job.row.interrupted(interrupted_code(stop))
             raise
         except DeadlinePassed as error:
             self.job.row.failed(error)

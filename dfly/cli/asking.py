@@ -12,6 +12,7 @@ from dfly.cli.parser import Arguments
 from dfly.clock import Clock
 from dfly.config import GetSettings
 from dfly.errors import FileError, UsageError, printable
+from dfly.names import is_shared_url
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Asking:
     def access(self, urls: Sequence[str]) -> Json:
         """How to ask for a file that lies at each of `urls`."""
         found = dict(self._common)
+        if any(map(is_shared_url, urls)):
+            return found   # nobody is asked but hosts of the cluster
         logins = [login for url in urls for login in self._login(url)]
         if logins:
             found["logins"] = logins

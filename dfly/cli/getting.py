@@ -84,7 +84,7 @@ class _Getting:
     def jobs(self, items: List[Item]) -> List[Job]:
         """What is to be done, in the order of the command line."""
         args = self._args
-        if args.output not in (None, "-") and len(items) > 1:
+        if args.output not in (None, "-") and len(items) > 1 and not _is_written_to(args.output):
             from dfly.cli.pile import Pile
             self._pile = Pile(target_for("", args.output, None, self._rules))
             self._pile.check()
@@ -92,11 +92,11 @@ class _Getting:
 
     def run(self, jobs: List[Job], screen: Screen) -> int:
         """Do it; the exit code of all."""
-        if any(job.is_possible for job in jobs):
-            _say_of_managers(ensure_daemon(self._settings), self._settings, screen)
         for job in jobs:
             job.screen = screen
         catch_signals(self._settings.deadline_s)
+        if any(job.is_possible for job in jobs):
+            _say_of_managers(ensure_daemon(self._settings), self._settings, screen)
         try:
             codes = list(self._in_turn(jobs))
             if self._pile is not None:
@@ -181,6 +181,11 @@ class _Getting:
         if self._settings.content_disposition:
             name = str(facts.get("file_name") or "") or name
         return name
+
+
+def _is_written_to(path: str) -> bool:
+    """A device or pipe, which takes one file after the other by itself."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _log_of(args: Arguments) -> ContextManager[TextIO]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from dfly.cli import interrupted_code
 from dfly.cli.download import Download, Request
 from dfly.cli.local import ask_json
 from dfly.cli.target import Target, freshness
@@ -123,8 +124,8 @@ class Job:
             if isinstance(error, DeadlinePassed):
                 raise
             return error.exit_code
-        except KeyboardInterrupt:
-            self.row.interrupted()
+        except KeyboardInterrupt as stop:
+            self.row.interrupted(interrupted_code(stop))
             raise
         length = done.get("length")
         self.length = length if isinstance(length, int) else None
@@ -135,7 +136,7 @@ class Job:
     def _prepare(self) -> None:
         """Left, if it needn't be downloaded. What the source has is asked before only where the
         answer may spare the download."""
-        choices, target = self._choices, self.target
+        choices = self._choices
         self._leave_if_there()
         if choices.looks:
             seen = ask_json(choices.socket, "POST", "/v1/look", self.request.to_json(), LOOK_S)
@@ -147,8 +148,8 @@ class Job:
                 self._leave_if_fresh(self.target, seen)
         if self.target is not None:
             self.target.check()
-        if choices.resume and isinstance(target, Target):
-            self._go_on_with(target.path)
+        if choices.resume and isinstance(self.target, Target):
+            self._go_on_with(self.target.path)
 
     def _leave_if_there(self) -> None:
         if isinstance(self.target, Target) and self.target.skipped:
@@ -199,5 +200,10 @@ class Job:
     def _leave_if_longer(self, length: Any) -> None:
         """-c on what is longer than the source's content: as wget, leave it alone."""
         path = self.request.asked.get("partial")
-        if path and isinstance(length, int) and os.path.getsize(path) > length:
+        try:
+            is_longer = path is not None and isinstance(length, int) and (
+                os.path.getsize(path) > length)
+        except OSError:
+            return   # somebody took it away: there is nothing to go on with
+        if is_longer:
             raise Left(f"{path} is longer than what the source has; nothing to do")

@@ -12,7 +12,7 @@ from dfly.cli.inputs import read_input, shown
 from dfly.cli.sums import algorithm_of
 from dfly.digest import Digest
 from dfly.errors import UsageError, printable
-from dfly.names import split_url
+from dfly.names import canonical_url, is_shared_url, split_url
 from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
@@ -74,6 +74,9 @@ def url_of(text: str, base: Optional[str] = None) -> str:
                 raise UsageError(f"malformed URL {printable(text)!r}") from None
         elif text[:1] not in ("", "/", "?", "."):
             text = "http://" + text
+    if is_shared_url(text):
+        canonical_url(text)
+        return text
     path = text.partition("://")[2].partition("/")[2]
     if " " in path:
         text = text[:-len(path)] + path.replace(" ", "%20")

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+    from dfly.cli.sums import Sums
+
 # Options that can't go together, and what to say of it.
 CONTRADICTIONS = (
     ("quiet", "verbose", "-q and -v contradict each other"),
@@ -28,7 +30,6 @@ CONTRADICTIONS = (
     ("range", "metalink", "a Metalink's hashes are of whole files"),
     ("force_directories", "no_directories", "-x and -nd contradict each other"),
 )
-MIRRORS_MAX = 32   # of one file: the best of those that a Metalink lists
 TO_STDOUT = ("resume", "timestamping", "no_clobber", "backups", "background")
 
 
@@ -119,7 +120,7 @@ def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
             from base64 import b64encode
             told["vouched"] = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
                                "values": b64encode(file.pieces.values).decode("ascii")}
-        items.append(Item(file.urls[0], mirrors=file.urls[1:MIRRORS_MAX], digests=file.digests,
+        items.append(Item(file.urls[0], mirrors=file.urls[1:], digests=file.digests,
                           name=file.name, told=told))
     return items
 
@@ -129,8 +130,7 @@ def digests_of(item: Item, args: Arguments) -> Tuple[str, str]:
     """(digest that names the content, digests to check at the end), "" for none."""
     texts = [*item.digests, args.digest, f"md5:{args.md5}" if args.md5 else None]
     if args.checksum_file:
-        from dfly.cli.sums import Sums
-        sums = Sums.read(args.checksum_file)
+        sums = _sums(args.checksum_file)
         texts.append(sums.digest_for(item.name) if item.name else sums.digest_for_url(item.url))
     given = [text for text in texts if text]
     if not given:
@@ -143,6 +143,16 @@ def digests_of(item: Item, args: Arguments) -> Tuple[str, str]:
                              "give one of them")
     strong = by_algorithm.pop("sha256", "")
     return strong, " ".join(sorted(by_algorithm.values()))
+
+
+_read: Dict[str, Sums] = {}   # checksum files: one command has one, for all its files
+
+
+def _sums(path: str) -> Sums:
+    from dfly.cli.sums import Sums
+    if path not in _read:
+        _read[path] = Sums.read(path)
+    return _read[path]
 
 
 def span_of(args: Arguments) -> Optional[List[Optional[int]]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock  # threading's own costs each start 1 ms
 
-from dfly.cli import called_as
+from dfly.cli import INTERRUPTED, called_as
 from dfly.cli.progress import ORIGINS, Meter, live_line, picture, summary
 from dfly.cli.table import print_json
 from dfly.cli.target import name_from_url
@@ -178,11 +178,11 @@ class Screen:
             if self.verbosity > QUIET and self.style != "json":
                 self._tell(f"{self._program}: {why}")
 
-    def broken_off(self, row: Row) -> None:
+    def broken_off(self, row: Row, exit_code: int) -> None:
         """The first row that says so speaks for all; nothing is drawn from now on."""
         got = self._lock.acquire(timeout=LOCK_S)  # its owner may be what was interrupted
         try:
-            self._json(row.url, {"event": "failed", "exit_code": 130, "what": "interrupted",
+            self._json(row.url, {"event": "failed", "exit_code": exit_code, "what": "interrupted",
                                  "hint": ""})
             first, self._over = not self._over, True
             alone = len(self._rows) == 1 and row.meter.length and row.meter.received
@@ -316,7 +316,7 @@ class Screen:
 
     def _json(self, url: str, event: Event) -> None:
         if self.style == "json":
-            print_json({"url": url, **event})
+            print_json({"url": _without_password(url), **event})
 
     def _date(self) -> str:
         import time
@@ -349,9 +349,9 @@ class Row:
         """There was nothing to do for it."""
         self._screen.let_be(self, why)
 
-    def interrupted(self) -> None:
+    def interrupted(self, exit_code: int = INTERRUPTED) -> None:
         """By a signal; what came is kept, and that's what is said."""
-        self._screen.broken_off(self)
+        self._screen.broken_off(self, exit_code)
 
 
 def _ways(row: Row, event: Event) -> str:

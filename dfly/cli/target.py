@@ -90,7 +90,7 @@ class Rules:
 
     def name(self, url: str) -> str:
         """The file name that wget would give."""
-        if is_plain_url(url) and not self.modes:
+        if is_plain_url(url) and "%" not in url and not self.modes:
             name = url.partition("://")[2].partition("/")[2].rpartition("/")[2]
             return _shortened(name) if name.strip(".") else self.default_page
         from urllib.parse import unquote, urlsplit
@@ -354,5 +354,4 @@ def freshness(path: str, local: Optional[os.stat_result], length: Optional[int],
 def parse_last_modified(text: str) -> Optional[float]:
     """Seconds since 1970; None for "" or what is no date that a file can have."""
     from dfly.units import parse_http_date
-    told_at = parse_http_date(text) if text else None
-    return told_at if told_at is not None and 0 <= told_at < 1 << 34 else None
+    return parse_http_date(text) if text else None

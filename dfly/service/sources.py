@@ -37,8 +37,10 @@ def _lengths(spec: TaskSpec) -> Optional[range]:
 
 def weight_of(spec: TaskSpec, access: Access) -> int:
     """Bytes that a wish takes while it waits, beside the fixed ones."""
-    texts = [spec.url, *spec.mirrors, *access.cookies, access.tls.ca, access.tls.crl,
-             *(part for pair in access.headers for part in pair)]
+    texts = [spec.url, *spec.mirrors, *spec.filters, *access.cookies, *access.origins,
+             access.tls.ca, access.tls.crl, *access.tls.pins,
+             *(part for pair in access.headers for part in pair),
+             *(part for login in access.logins for part in (login.user, login.password))]
     return sum(map(len, texts)) + (len(spec.vouched.values) if spec.vouched else 0)
 
 

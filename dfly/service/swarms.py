@@ -154,7 +154,7 @@ class Swarms:
         self._tasks: Dict[str, LedTask] = {}
         self._swarms: Dict[int, LedTask] = {}
         self._openings: Dict[str, _Opening] = {}
-        self._looks: "Dict[Tuple[str, Access], asyncio.Task[Content]]" = {}
+        self._looks: "Dict[Tuple[str, str], asyncio.Task[Content]]" = {}
         self._next_swarm = 1
         self._work = Tasks(log)
 
@@ -181,8 +181,8 @@ class Swarms:
     async def lead(self, spec: TaskSpec, access: Access) -> Lead:
         """The task that a Join asks for, its version checked with the source at most every
         `revalidate_s`. All who ask while it opens wait for the same answer, unless the source
-        refused another's access; who asks for a private task is checked with the source for
-        himself, and so is who wants the cookies that it sets."""
+        refused another's access; who asks for a private task, or by secrets of his own, is checked
+        with the source for himself, and so is who wants the cookies that it sets."""
         task_id = spec.task_id
         while True:
             task = self._tasks.get(task_id)
@@ -199,9 +199,19 @@ class Swarms:
                     if opening.access.secrets == access.secrets:
                         raise
                     continue   # what the source says to another needn't be what it says to us
-            if task.private or access.wants_cookies:
-                return Lead(task, (await self._ask(spec, access)).facts)
-            return Lead(task, task.facts)
+            return Lead(task, await self._facts_for(task, spec, access))
+
+    async def _facts_for(self, task: LedTask, spec: TaskSpec, access: Access) -> SourceFacts:
+        """What the source says to a joiner, asked where that may be another thing than it said to
+        whoever opened the task. Nobody gets bytes that it wouldn't give to him."""
+        may_differ = task.private or access.volunteers
+        if not may_differ and not access.wants_cookies:
+            return task.facts
+        content = await self._ask(spec, access)
+        if may_differ and not is_named_by_digest(spec) and not _same(task, content):
+            raise NetworkError("the source gives this caller another content than the swarm's, or "
+                               "one that can't be told from it", "nothing of the two is mixed")
+        return content.facts
 
     async def look(self, spec: TaskSpec, access: Access) -> Content:
         """What the source has, without a byte of it fetched; asked at most every `revalidate_s`
@@ -209,10 +219,11 @@ class Swarms:
         task = self._tasks.get(spec.task_id)
         _check_proof(spec, task)
         if task is not None and task.error is None and self._is_fresh(task) and (
-                not task.private and not access.wants_cookies and task.facts.status in WHOLE):
+                not task.private and not access.volunteers and not access.wants_cookies
+                and task.facts.status in WHOLE):
             return Content(task.version, task.file.geometry.length, True, False, "",
                            facts=task.facts)
-        key = spec.task_id, access
+        key = spec.task_id, access.name
         looking = self._looks.get(key)
         if looking is None:
             if len(self._looks) >= LOOKS_MAX:
@@ -222,7 +233,7 @@ class Swarms:
                 key, 0.0 if _failed(done) or is_shared_url(spec.url) else self._revalidate_s))
         return await asyncio.shield(looking)
 
-    def _forget_look(self, key: Tuple[str, Access], after_s: float) -> None:
+    def _forget_look(self, key: Tuple[str, str], after_s: float) -> None:
         asyncio.get_running_loop().call_later(after_s, self._looks.pop, key, None)
 
     def _begin_to_open(self, spec: TaskSpec, access: Access) -> "asyncio.Task[Lead]":

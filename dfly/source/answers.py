@@ -23,6 +23,7 @@ from dfly.source import (
 )
 from dfly.source.challenge import parse_challenges
 from dfly.source.visit import Outfit
+from dfly.units import parse_http_date
 from dfly.wire.http11 import (
     REASONS,
     Headers,
@@ -95,10 +96,10 @@ def _retry_after(headers: Headers, now: float) -> Optional[float]:
     value = (headers.get("Retry-After") or "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
-    at = _moment(value)
+    at = parse_http_date(value)
     if at is None:
         return None
-    told = _moment(headers.get("Date") or "")
+    told = parse_http_date(headers.get("Date") or "")
     return max(0.0, at - (now if told is None else told))
 
 
@@ -172,15 +173,6 @@ def _check_version(version: Version, request: SourceRequest, url: str, *, ranged
         raise RangesBroken(f"{shown_url(url)}: tells a length of {version.length} bytes, "
                            f"before it was {wanted.length}")
     raise SourceChanged(f"{shown_url(url)} changed while it was fetched")
-
-
-def _moment(date: str) -> Optional[float]:
-    """Seconds since 1970 of an HTTP date; None if it isn't one."""
-    from email.utils import parsedate_to_datetime
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
 
 
 def _login_hint(head: ResponseHead, sent: Outfit) -> str:
