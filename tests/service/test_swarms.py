@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, List, Tuple, cast
+from typing import Any, Callable, List, Optional, Tuple, cast
 
 import pytest
 
 from dfly.access import Access
 from dfly.clock import Clock
 from dfly.digest import Digest
-from dfly.errors import AuthError, DflyError, NoManager
+from dfly.errors import AuthError, DflyError, NetworkError, NoManager
 from dfly.names import shared_url
 from dfly.service.ingest import Content, Ingest
 from dfly.service.metrics import Metrics
@@ -36,9 +36,11 @@ class Silent:
 
 
 class Door:
-    """A source that answers when told to, and lets in those with the right header only."""
+    """A source that answers when told to, and lets in those with the right header only; `gives`:
+    what else others get instead of a refusal."""
 
-    def __init__(self) -> None:
+    def __init__(self, gives: Optional[Version] = None) -> None:
+        self.gives = gives
         self.asked: List[Access] = []
         self.open = asyncio.Event()
 
@@ -58,6 +60,9 @@ class Entry:
     async def begin(self, known: object = None, **_: object) -> Content:
         self._door.asked.append(self._access)
         await self._door.open.wait()
+        if self._access != MINE and self._door.gives is not None:
+            return Content(self._door.gives, LENGTH, True, False, SPEC.url,
+                           self._access.volunteers)
         if self._access != MINE:
             raise AuthError("401 Unauthorized")
         return Content(Version(etag='"1"'), LENGTH, True, False, SPEC.url, True)
@@ -68,9 +73,9 @@ class Entry:
     async def close(self) -> None: ...
 
 
-async def played(*askers: Access) -> Tuple[List[Any], Door]:
+async def played(*askers: Access, gives: Optional[Version] = None) -> Tuple[List[Any], Door]:
     """What each of those heard who asked at the same time."""
-    door, store = Door(), MemoryStore()
+    door, store = Door(gives), MemoryStore()
     swarms = Swarms(store, door.ingest, Silent(), Metrics(), Clock(), revalidate_s=60)
     asking = [asyncio.ensure_future(swarms.lead(SPEC, access)) for access in askers]
     await asyncio.sleep(0)   # all of them are in before the source says anything
@@ -117,3 +122,28 @@ def test_a_digest_opens_no_private_task() -> None:
         await swarms.stop()
         store.close()
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("askers", [(MINE, THEIRS), (MINE, Access()), (Access(), MINE),
+                                    (Access(), THEIRS, MINE)])
+@pytest.mark.parametrize("other", [Version(etag='"2"'), Version(nonce="ab")])
+def test_nobody_gets_what_the_source_gives_to_another(askers: Tuple[Access, ...],
+                                                      other: Version) -> None:
+    heard, _ = asyncio.run(played(*askers, gives=other))
+    first, *others = heard
+    assert isinstance(first, Lead)
+    for asker, answer in zip(askers[1:], others):
+        if asker == MINE or askers[0] == MINE or other.nonce:
+            assert isinstance(answer, NetworkError) and "another content" in answer.what
+        else:   # two who get the same
+            assert isinstance(answer, Lead) and answer.task is first.task
+
+
+def test_who_asks_as_all_do_isnt_asked_for_again() -> None:
+    heard, door = asyncio.run(played(*[Access()] * 3, gives=Version(etag='"2"')))
+    assert len({id(answer.task) for answer in heard}) == 1 and len(door.asked) == 1
+
+
+def test_those_who_get_the_same_share_it_whoever_they_are() -> None:
+    heard, door = asyncio.run(played(MINE, THEIRS, gives=Version(etag='"1"')))
+    assert heard[0].task is heard[1].task and door.asked == [MINE, THEIRS]
