@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Callable, List, Optional, Tuple, cast
 
 import pytest
@@ -61,8 +62,10 @@ class Entry:
         self._door.asked.append(self._access)
         await self._door.open.wait()
         if self._access != MINE and self._door.gives is not None:
-            return Content(self._door.gives, LENGTH, True, False, SPEC.url,
-                           self._access.volunteers)
+            version = self._door.gives
+            if version.nonce:   # each answer has its own
+                version = replace(version, nonce=f"{len(self._door.asked):02x}")
+            return Content(version, LENGTH, True, False, SPEC.url, self._access.volunteers)
         if self._access != MINE:
             raise AuthError("401 Unauthorized")
         return Content(Version(etag='"1"'), LENGTH, True, False, SPEC.url, True)

@@ -29,7 +29,7 @@ from tests.system.scene import (
 )
 from tests.system.test_hostile import Liar, Wire, holds_nothing, other_ranges, wrong_bytes
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 CONTENT = content_of(16)   # of the same size as that of the liars
 SLOW = "2MB"               # a second: what is under way can be seen
 
