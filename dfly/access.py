@@ -38,6 +38,7 @@ TEXT_MAX = 256 * 1024            # characters: PEM of a distribution's whole CA 
 FAMILIES = (0, 4, 6)
 VARYING = ("accept", "accept-language", "user-agent")   # headers that are no secrets; by them a
 NEUTRAL = ("cache-control", "pragma")                   # source may choose, by these it doesn't
+PLAIN = VARYING + NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,6 @@ class Access:
     manners: Manners = Manners()
 
     @property
-    def has_secrets(self) -> bool:
-        """True if what the source gives may be for this caller's eyes only."""
-        return bool(self.headers or self.logins or self.cookies)
-
-    @property
     def secrets(self) -> Tuple[object, ...]:
         """What must be the same for two callers to be as one to a source."""
         return self.headers, self.logins, self.cookies, self.preempt
@@ -146,7 +142,7 @@ class Access:
         """True if the source is told, without asking, what may change its answer, and is a
         secret."""
         return bool(self.cookies or (self.preempt and self.logins) or self.tls.cert or any(
-            name.lower() not in (*VARYING, *NEUTRAL) for name, _ in self.headers))
+            name.lower() not in PLAIN for name, _ in self.headers))
 
     def without_secrets(self) -> Access:
         """What may be remembered when the caller's request is done."""

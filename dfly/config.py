@@ -15,6 +15,7 @@ import os
 import stat
 
 from dfly.errors import FileError, UsageError, printable
+from dfly.names import join_address
 from dfly.units import parse_duration, parse_rate, parse_size
 
 TYPE_CHECKING = False  # `dfly get` reads this at each start: typing and dataclasses cost it 10 ms
@@ -171,10 +172,6 @@ def split_address(text: str, default_port: int) -> Tuple[str, int]:
     if number == 0:
         raise UsageError(f"not an address: {text!r}", "it needs a port other than 0")
     return host, number
-
-
-def join_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _address(default_port: int) -> Callable[[str], str]:

@@ -20,6 +20,7 @@ else:
 SHA256_SIZE = 32  # bytes
 SIZES: Dict[str, int] = {"sha256": 32, "sha512": 64, "sha1": 20, "md5": 16}  # bytes
 STRONG = ("sha256", "sha512")
+BEST_FIRST = (*STRONG, "sha1", "md5")  # what the swarm uses, then strength
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own costs each start of a client 2 ms
 if TYPE_CHECKING:
-    from typing import Dict, Type
+    from typing import Dict, List, Type
 
 WHAT_MAX = 2_000  # characters of a message or hint kept from a remote: one screen of text
 
@@ -101,6 +101,11 @@ _BY_CODE: Dict[int, Type[DflyError]] = {kind.exit_code: kind for kind in ALL}
 def error_from_wire(exit_code: int, what: str, hint: str = "") -> DflyError:
     """Rebuild an error that a remote sent; an unknown code becomes a plain DflyError."""
     return _BY_CODE.get(exit_code, DflyError)(printable(what), printable(hint))
+
+
+def worst(codes: List[int]) -> int:
+    """wget's rule for several downloads: the lowest code above 1 wins, then 1, then 0."""
+    return min((code for code in codes if code > 1), default=max(codes, default=0))
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 URL_MAX = 8_000          # characters; what common servers accept in a request line
 TASK_ID_SIZE = 64        # hex digits
+DEFAULT_PORTS = {"http": 80, "https": 443}
 REMEMBERED = 128         # URLs: one download asks for the same several times
 SHARED = "dfly://"       # begins the URL of a shared content
 
@@ -94,7 +95,7 @@ def canonical_url(url: str, filters: Tuple[str, ...] = ()) -> str:
     host = parts.hostname.lower()
     if ":" in host:
         host = f"[{host}]"
-    default = {"http": 80, "https": 443}.get(parts.scheme)
+    default = DEFAULT_PORTS.get(parts.scheme)
     port = f":{parts.port}" if parts.port not in (None, default) else ""
     path = _normal_escapes(parts.path) or "/"
     query = "&".join(pair for pair in parts.query.split("&")
@@ -145,5 +146,10 @@ def origin_of(url: str) -> str:
         return f"{SHARED}sha256"
     parts = split_url(url)
     assert parts.hostname is not None
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     return f"{parts.scheme}://{parts.hostname.lower()}:{port}"
+
+
+def join_address(host: str, port: int) -> str:
+    """'host:port', an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

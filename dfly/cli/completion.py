@@ -8,7 +8,7 @@ every name and text goes into it in single quotes, by the shell's own rules.
 from __future__ import annotations
 
 from dfly import __version__
-from dfly.cli.parser import Arguments, CommandParser
+from dfly.cli.parser import HIDDEN, Arguments, CommandParser
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FILES = ("FILE", "PATH")  # metavars whose values are names of files
 FOLDERS = ("DIR",)
-HIDDEN = "==SUPPRESS=="   # argparse's, as the help of an option that --help doesn't tell
 
 
 # ------------------------------------------------------------------------------ what there is

@@ -14,13 +14,12 @@ from dfly.access import COOKIES_BYTES_MAX, COOKIES_MAX
 from dfly.cli.inputs import read_input, shown
 from dfly.cli.target import write_error
 from dfly.errors import UsageError
-from dfly.names import split_url
+from dfly.names import DEFAULT_PORTS, split_url
+from dfly.source.jar import HTTP_ONLY
 from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
-HTTP_ONLY = "#HttpOnly_"   # curl's mark; wget takes such a line for a comment
 HEADER = "# HTTP Cookie File\n# Written by dfly get; lines may be changed by hand.\n\n"
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Cookie(NamedTuple):

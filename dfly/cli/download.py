@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from dfly.cli.local import Answer, ask
+from dfly.cli.local import Answer, ask, failure_of
 from dfly.cli.target import Target, write_error
-from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
+from dfly.errors import DflyError, NetworkError, ProtocolError
 from dfly.names import is_task_id
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
@@ -91,10 +91,7 @@ class Download:
         for event in answer.events():
             kind = event.get("event")
             if kind == "failed":
-                code = event.get("exit_code")
-                raise error_from_wire(code if isinstance(code, int) else 1,
-                                      str(event.get("what", "the download failed")),
-                                      str(event.get("hint", "")))
+                raise failure_of(event, "the download failed")
             if kind == "done":
                 return event
             on_event(event)

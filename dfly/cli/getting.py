@@ -18,10 +18,10 @@ from dfly.cli.job import Choices, DeadlinePassed, Job
 from dfly.cli.parser import Arguments
 from dfly.cli.plan import check_options, digests_of, items_of, span_of
 from dfly.cli.screen import NORMAL, QUIET, TERSE, VERBOSE, Screen, choose_style
-from dfly.cli.target import Rules, Target, parse_modes, target_for
+from dfly.cli.target import INDEX, Rules, Target, parse_modes, target_for
 from dfly.cli.wget import foreign
 from dfly.config import GetSettings, load
-from dfly.errors import DflyError, FileError, UsageError, printable
+from dfly.errors import DflyError, FileError, UsageError, printable, worst
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from dfly.cli.pile import Pile
     from dfly.cli.plan import Item
+    from dfly.cli.sums import Sums
 
 LOG_NAME = "dfly-log"   # of --background, where no -o names another
 
@@ -59,11 +60,6 @@ def get_all(args: Arguments) -> int:
         return getting.run(jobs, screen)
 
 
-def worst(codes: List[int]) -> int:
-    """wget's rule for several downloads: the lowest code above 1 wins, then 1, then 0."""
-    return min((code for code in codes if code > 1), default=max(codes, default=0))
-
-
 class _Getting:
     """One run of the command."""
 
@@ -80,6 +76,7 @@ class _Getting:
             told_name=self._told_name if (
                 settings.content_disposition or settings.trust_server_names) else None)
         self._pile: Optional[Pile] = None
+        self._sums: Optional[Sums] = None
 
     def jobs(self, items: List[Item]) -> List[Job]:
         """What is to be done, in the order of the command line."""
@@ -163,7 +160,7 @@ class _Getting:
 
     def _request(self, item: Item, target: Optional[Union[Target, Pile]]) -> Request:
         args, settings = self._args, self._settings
-        digest, check = digests_of(item, args)
+        digest, check = digests_of(item, args, self._checksums())
         asked: Dict[str, Any] = {
             "tag": args.tag, "filters": settings.filter, "digest": digest, "check": check,
             "mirrors": item.mirrors, "span": self._span, **item.told,
@@ -172,6 +169,13 @@ class _Getting:
             "limit_bps": settings.limit_rate_bps, "streaming": target is None,
             "explain": args.explain}
         return Request(item.url, **{name: value for name, value in asked.items() if value})
+
+    def _checksums(self) -> Optional[Sums]:
+        """What --checksum-file lists, read once for all files."""
+        if self._sums is None and self._args.checksum_file:
+            from dfly.cli.sums import Sums
+            self._sums = Sums.read(self._args.checksum_file)
+        return self._sums
 
     def _told_name(self, facts: Dict[str, Any]) -> str:
         """The name that the source gives the file, where the user wants that."""
@@ -209,7 +213,7 @@ def _screen(args: Arguments, log: TextIO, files: int) -> Screen:
 
 
 def _rules(args: Arguments) -> Rules:
-    return Rules(default_page=args.default_page or "index.html",
+    return Rules(default_page=args.default_page or INDEX,
                  modes=parse_modes(args.restrict_file_names or ""),
                  folders=args.force_directories,
                  host_folder=not args.no_host_directories,

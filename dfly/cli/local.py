@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 
-from dfly.config import check_socket_path, join_address
+from dfly.config import check_socket_path
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
+from dfly.names import join_address
 from dfly.wire.http11 import (
     VERSION_1_0,
     VERSION_1_1,
@@ -128,6 +129,13 @@ class Answer:
             return self
         with self:
             raise _told_error(self.json(), self.status, self._name)
+
+
+def failure_of(event: Dict[str, Any], otherwise: str = "") -> DflyError:
+    """The error that a "failed" event tells of; `otherwise` where it says nothing."""
+    code = event.get("exit_code")
+    return error_from_wire(code if isinstance(code, int) else 1,
+                           str(event.get("what", otherwise)), str(event.get("hint", "")))
 
 
 def ask(address: Address, method: str, target: str, value: Any = None,

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from dfly.cli.inputs import read_input, shown
 from dfly.cli.target import Rules
-from dfly.digest import SIZES, Digest
+from dfly.digest import BEST_FIRST, SIZES, Digest
 from dfly.errors import UsageError, printable
 from dfly.names import split_url
 from dfly.task import MIRRORS_MAX, VOUCHED_MAX, Vouched
@@ -24,7 +24,6 @@ DEPTH_MAX = 32           # real ones have 5 levels
 FILES_MAX = 1_000
 LAST = 1_000_000         # priority of a URL that tells none: after all that do (RFC: to 999999)
 NAMESPACES = {"urn:ietf:params:xml:ns:metalink": 4, "http://www.metalinker.org/": 3}
-BEST_FIRST = ("sha256", "sha512", "sha1", "md5")  # for pieces: what the swarm uses, then strength
 
 
 @dataclass(frozen=True)

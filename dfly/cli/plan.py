@@ -94,9 +94,9 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
     return items
 
 
-def _item(url: str, digests: Sequence[str] = ()) -> Item:
+def _item(url: str) -> Item:
     try:
-        return Item(_spelt_out(url), digests=digests)
+        return Item(_spelt_out(url))
     except UsageError as error:
         return Item(url, error=error)
 
@@ -126,11 +126,10 @@ def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
 
 
 # --------------------------------------------------------------------------------- digests
-def digests_of(item: Item, args: Arguments) -> Tuple[str, str]:
+def digests_of(item: Item, args: Arguments, sums: Optional[Sums]) -> Tuple[str, str]:
     """(digest that names the content, digests to check at the end), "" for none."""
     texts = [*item.digests, args.digest, f"md5:{args.md5}" if args.md5 else None]
-    if args.checksum_file:
-        sums = _sums(args.checksum_file)
+    if sums is not None:
         texts.append(sums.digest_for(item.name) if item.name else sums.digest_for_url(item.url))
     given = [text for text in texts if text]
     if not given:
@@ -143,16 +142,6 @@ def digests_of(item: Item, args: Arguments) -> Tuple[str, str]:
                              "give one of them")
     strong = by_algorithm.pop("sha256", "")
     return strong, " ".join(sorted(by_algorithm.values()))
-
-
-_read: Dict[str, Sums] = {}   # checksum files: one command has one, for all its files
-
-
-def _sums(path: str) -> Sums:
-    from dfly.cli.sums import Sums
-    if path not in _read:
-        _read[path] = Sums.read(path)
-    return _read[path]
 
 
 def span_of(args: Arguments) -> Optional[List[Optional[int]]]:

@@ -95,10 +95,9 @@ class Screen:
             self._terminal = Terminal(self._stream)
             self._colours = wants_colours(self._stream)
 
-    def begin(self, url: str, began_at: Optional[float] = None, name: str = "") -> Row:
-        """The next download, to be told of by the row; `began_at` = by the clock, where it wasn't
-        just now; `name` = what the file will be called."""
-        now = self.clock.now() if began_at is None else began_at
+    def begin(self, url: str, name: str = "") -> Row:
+        """The next download, to be told of by the row; `name` = what the file will be called."""
+        now = self.clock.now()
         row = Row(self, url, Meter(name or name_from_url(url), now))
         with self._lock:
             if not self._begun:

@@ -9,10 +9,10 @@ import os
 import sys
 
 from dfly.cli.autostart import ensure_daemon
-from dfly.cli.local import ask
+from dfly.cli.local import ask, failure_of
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.config import GetSettings, load
-from dfly.errors import DflyError, FileError, NetworkError, error_from_wire, printable
+from dfly.errors import DflyError, FileError, NetworkError, printable, worst
 from dfly.names import shared_url
 from dfly.units import format_size
 
@@ -51,7 +51,7 @@ def run(args: Arguments) -> int:
                          "has: --manager is for one that is started now\n")
     codes = [_one(args, settings.socket, name, identity)
              for name, identity in zip(args.files, identities)]
-    return min((code for code in codes if code > 1), default=max(codes))
+    return worst(codes)
 
 
 def _identity(name: str) -> List[int]:
@@ -95,9 +95,7 @@ def _ask(socket_path: str, name: str, identity: List[int], screen: _Screen) -> E
                                "end it: the next command starts a new one")
         for event in answer.check().events():
             if event.get("event") == "failed":
-                code = event.get("exit_code")
-                raise error_from_wire(code if isinstance(code, int) else 1,
-                                      str(event.get("what", "")), str(event.get("hint", "")))
+                raise failure_of(event)
             if event.get("event") == "done":
                 return event
             screen.show(event)

@@ -13,14 +13,13 @@ from typing import Dict, List, Optional, Tuple
 from urllib.parse import unquote
 
 from dfly.cli.inputs import read_input, shown
-from dfly.digest import SIZES
+from dfly.digest import BEST_FIRST, SIZES
 from dfly.errors import UsageError, printable
 from dfly.names import split_url
 from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
 NAMED_MAX = 10       # names that a message lists
-BEST_FIRST = ("sha256", "sha512", "sha1", "md5")  # what the swarm uses, then strength
 _BY_DIGITS = {size * 2: algorithm for algorithm, size in SIZES.items()}
 _GNU = re.compile(r"([0-9A-Fa-f]{32,128})(?:[ \t]+\*?(.+))?")
 _BSD = re.compile(r"([A-Za-z0-9/-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]{32,128})")

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from dfly.cli.deliver import deliver
 from dfly.errors import DflyError, FileError, NoSpace, UsageError, printable
-from dfly.names import is_plain_url
+from dfly.names import DEFAULT_PORTS, is_plain_url
+from dfly.units import parse_http_date
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -117,11 +118,9 @@ class Rules:
                 path.append(self.safe(part) or "_")
         if len(path) > FOLDERS_MAX:
             raise UsageError(f"a URL with {len(path)} folders", f"-x makes at most {FOLDERS_MAX}")
-        port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[parts.scheme]) \
-            else None
         host = self.safe(parts.hostname or "") or "_"
-        if port is not None:
-            host += f"{'+' if 'windows' in self.modes else ':'}{port}"
+        if parts.port not in (None, DEFAULT_PORTS[parts.scheme]):
+            host += f"{'+' if 'windows' in self.modes else ':'}{parts.port}"
         return [*([parts.scheme] if self.protocol_folder else ()),
                 *([host] if self.host_folder else ()), *path[self.cut:]]
 
@@ -233,7 +232,7 @@ class Target:
 
     def take(self, path: str, fd: int, last_modified: str = "") -> str:
         """As `put`, for a file that nobody else knows: it is given the source's time here."""
-        stamp = parse_last_modified(last_modified) if self.rules.server_time else None
+        stamp = parse_http_date(last_modified) if self.rules.server_time else None
         if stamp is not None:
             os.utime(fd, (stamp, stamp))
         return self._put(path, fd)
@@ -340,7 +339,7 @@ def freshness(path: str, local: Optional[os.stat_result], length: Optional[int],
         return Freshness(True, "")
     if not last_modified:
         return Freshness(True, "Last-modified header missing -- time-stamps turned off.")
-    told_at = parse_last_modified(last_modified)
+    told_at = parse_http_date(last_modified)
     if told_at is None:
         return Freshness(True, "Last-modified header invalid -- time-stamp ignored.")
     if told_at > local.st_mtime:
@@ -349,9 +348,3 @@ def freshness(path: str, local: Optional[os.stat_result], length: Optional[int],
         return Freshness(True, f"The sizes do not match (local {local.st_size}) -- retrieving.")
     return Freshness(False, f"Server file no newer than local file {printable(path)!r}"
                             " -- not retrieving.")
-
-
-def parse_last_modified(text: str) -> Optional[float]:
-    """Seconds since 1970; None for "" or what is no date that a file can have."""
-    from dfly.units import parse_http_date
-    return parse_http_date(text) if text else None

@@ -13,6 +13,7 @@ from typing import Optional, Tuple
 
 from dfly.access import TlsSettings
 from dfly.errors import AuthError, NetworkError, ProtocolError, TlsError, printable
+from dfly.names import join_address
 from dfly.net.certificate import certificate_of
 from dfly.net.stream import Stream, TimedOut
 from dfly.net.tls import SHOWN_BETTER, Distrusted, explained
@@ -34,7 +35,7 @@ class Proxy:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"proxy {place_of(self.host, self.port)}"
+        return f"proxy {join_address(self.host, self.port)}"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,6 @@ class ProxyDenied(AuthError):
     def __init__(self, what: str, challenges: Tuple[str, ...]) -> None:
         super().__init__(what)
         self.challenges = challenges
-
-
-def place_of(host: str, port: int) -> str:
-    """'host:port', an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def connected(route: Route, scheme: str, host: str, port: int) -> Stream:
@@ -102,14 +98,14 @@ async def _open(route: Route, tls: Optional[TlsSettings], host: str, port: int,
     except BaseException:
         stream.close()
         raise
-    stream.label = f"{place_of(host, port)} (through {proxy.name})"
+    stream.label = f"{join_address(host, port)} (through {proxy.name})"
     await stream.start_tls(tls, host, max(0.0, deadline - now()))
     return stream
 
 
 async def _tunnel(stream: Stream, route: Route, host: str, port: int, timeout_s: float) -> None:
     """Ask the proxy for a tunnel; when this returns, the server is at the other end."""
-    place = place_of(ascii_host(host), port)
+    place = join_address(ascii_host(host), port)
     headers = Headers([("Host", place)])
     if route.proxy_login:
         headers.add("Proxy-Authorization", route.proxy_login)

@@ -22,12 +22,12 @@ from dfly.config import (
     MANAGER_PORT,
     ConfigSettings,
     ServeSettings,
-    join_address,
     read_file,
     split_address,
 )
 from dfly.core.cost import labels_of, levels_shared
 from dfly.errors import DflyError, NetworkError, ProtocolError, UsageError, printable
+from dfly.names import join_address
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import HttpServer, Request, Response, error_response, json_response
 from dfly.net.mover import Movers

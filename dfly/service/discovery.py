@@ -13,8 +13,9 @@ import random
 from typing import Any, Callable, Dict, List
 from urllib.parse import quote
 
-from dfly.config import CONFIG_PORT, MANAGER_PORT, PeerSettings, join_address, split_address
+from dfly.config import CONFIG_PORT, MANAGER_PORT, PeerSettings, split_address
 from dfly.errors import DflyError, NetworkError, ProtocolError, UsageError
+from dfly.names import join_address
 from dfly.net.http_client import HttpClient
 from dfly.service.managers import Address, Managers
 from dfly.service.runtime import Tasks

@@ -19,11 +19,10 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
-from dfly.config import join_address
 from dfly.core.events import Event, PiecesHeld
 from dfly.digest import Digest
 from dfly.errors import DigestMismatch, NetworkError, NoManager, ProtocolError, ServerError
-from dfly.names import is_shared_url
+from dfly.names import is_shared_url, join_address
 from dfly.net.http_client import ClientResponse, HttpClient
 from dfly.net.limiter import Limiter
 from dfly.net.transfer import Sink

@@ -17,13 +17,13 @@ from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type, Union
 from dfly import __version__
 from dfly.access import Access, SourceFacts, settled
 from dfly.clock import Clock
-from dfly.config import ServeSettings, join_address
+from dfly.config import ServeSettings
 from dfly.core import events as core
 from dfly.core.cost import LocalityCost
 from dfly.core.pacing import PRODUCTION
 from dfly.core.scheduler import Scheduler, SchedulerLimits
 from dfly.errors import DflyError, NetworkError, ProtocolError, printable
-from dfly.names import canonical_url, is_shared_url
+from dfly.names import canonical_url, is_shared_url, join_address
 from dfly.net.http_client import HttpClient
 from dfly.net.http_server import (
     Answer,

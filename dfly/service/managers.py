@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 from dfly.clock import Clock
-from dfly.config import join_address
 from dfly.digest import sha256
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire, printable
+from dfly.names import join_address
 from dfly.net.link import Link
 from dfly.net.stream import Stream, TimedOut
 from dfly.service.runtime import Tasks

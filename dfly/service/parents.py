@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Dict, List, Tuple
 
-from dfly.config import join_address
 from dfly.errors import NetworkError, ProtocolError
+from dfly.names import join_address
 from dfly.net.fetching import Fetch, Lines
 from dfly.net.http_client import USER_AGENT, HttpClient
 from dfly.net.transfer import Sink

@@ -55,7 +55,7 @@ from dfly.service.metrics import METRICS_TYPE, Metrics
 from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.sharing import Sharing
-from dfly.service.sources import MANAGER_TRIES, source_for
+from dfly.service.sources import MANAGER_TRIES, looking, source_for
 from dfly.service.wish import Seen, Wish
 from dfly.source import SourceChanged, Version
 from dfly.source.http import HttpSource
@@ -63,7 +63,7 @@ from dfly.store import PieceStore, TaskFile
 from dfly.store.disk import DiskStore
 from dfly.task import TaskSpec
 from dfly.units import parse_http_date
-from dfly.wire.messages import LOOK, Accepted, Hello, Join
+from dfly.wire.messages import Accepted, Hello, Join
 
 log = logging.getLogger("dfly.peer")
 
@@ -295,7 +295,8 @@ class Peer:
         for link in [] if wish.alone or _why_alone(wish) else self.managers.for_task(task_id):
             if await link.opened(LINK_WAIT_S):
                 try:
-                    seen = await link.look(partial(_look, wish), wish.patience_s)
+                    seen = await link.look(partial(looking, wish.spec, wish.access),
+                                           wish.patience_s)
                 except (*MANAGERS_OWN, ProtocolError) as error:
                     log.info("%s", _trouble(link, error))
                     continue
@@ -423,10 +424,6 @@ def _date(file: TaskFile) -> None:
     modified_at = parse_http_date(version.last_modified)
     if modified_at is not None:
         file.stamp(modified_at)
-
-
-def _look(wish: Wish, request: int) -> Join:
-    return Join(request, wish.spec, access=wish.access, flags=LOOK)
 
 
 def _trouble(link: ManagerLink, error: DflyError) -> str:

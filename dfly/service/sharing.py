@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, AsyncGenerator, Dict, Iterator, List, Optional, Protocol, Set, Tuple
 
+from dfly.access import Access
 from dfly.clock import Clock
 from dfly.digest import Digest
 from dfly.errors import (
@@ -35,10 +36,10 @@ from dfly.service.content import is_shared, shared_version
 from dfly.service.download import TaskDownload
 from dfly.service.managers import LINK_WAIT_S, Managers
 from dfly.service.origins import CACHE, carried
+from dfly.service.sources import looking
 from dfly.store import PieceStore, TaskFile
 from dfly.task import PIECE_SIZE_MAX, PIECES_MAX, Geometry, TaskSpec, piece_size_for
 from dfly.units import MIB
-from dfly.wire.messages import LOOK, Join
 
 READ_SIZE = MIB          # bytes read at once: stays in the processor's cache
 PROGRESS_S = 0.4         # between two events of progress
@@ -176,17 +177,13 @@ class Sharing:
                 continue
             for _ in range(LOOKS):
                 try:
-                    await link.look(partial(_look, spec), TOLD_S)
+                    await link.look(partial(looking, spec, Access()), TOLD_S)
                     return link.name
                 except (NetworkError, NoManager, ProtocolError, UsageError) as error:
                     why = f" (manager {link.name}: {error.what})"
         raise NoManager(f"no manager was told of it{why}",
                         "it is kept in this host's store, and offered when a manager answers: "
                         "name one by --manager")
-
-
-def _look(spec: TaskSpec, request: int) -> Join:
-    return Join(request, spec, flags=LOOK)
 
 
 # ---------------------------------------------------------------------------------- reading

@@ -11,7 +11,7 @@ from dfly.source import Source
 from dfly.source.mirrors import MirrorSource
 from dfly.source.span import SpanSource
 from dfly.task import TaskSpec, piece_size_for
-from dfly.wire.messages import Accepted
+from dfly.wire.messages import LOOK, Accepted, Join
 
 MANAGER_TRIES = 5   # of a source for one Join: whoever wants more joins again
 
@@ -42,6 +42,11 @@ def weight_of(spec: TaskSpec, access: Access) -> int:
              *(part for pair in access.headers for part in pair),
              *(part for login in access.logins for part in (login.user, login.password))]
     return sum(map(len, texts)) + (len(spec.vouched.values) if spec.vouched else 0)
+
+
+def looking(spec: TaskSpec, access: Access, request: int) -> Join:
+    """A Join that only looks."""
+    return Join(request, spec, access=access, flags=LOOK)
 
 
 def looked(request: int, spec: TaskSpec, content: Content) -> Accepted:

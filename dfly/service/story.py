@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, Tuple
 
 from dfly.clock import Clock
-from dfly.config import join_address
 from dfly.errors import printable
+from dfly.names import join_address
 
 if TYPE_CHECKING:
     from dfly.service.download import TaskDownload

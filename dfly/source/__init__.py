@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dfly.net.transfer import Sink
 
 ETAG_MAX = 400  # characters: with the longest of the other fields a token stays in VERSION_MAX
+BEYOND = 416    # the status by which HTTP says that a range lies beyond the end
 _ETAG = re.compile(rf"[\x21-\x7e]{{1,{ETAG_MAX}}}")
 _DATE = re.compile(r"[A-Za-z0-9,:+ -]{1,40}")
 _TOKEN = re.compile(r"v1\|([0-9]{0,19})\|([A-Za-z0-9,:+ -]{0,40})\|([0-9a-f]{0,32})\|"

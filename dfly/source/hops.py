@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse
 
 REDIRECTS = (301, 302, 303, 307, 308)
-PLAIN = ("accept", "accept-language", "user-agent", "cache-control", "pragma")
 OURS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
         "if-unmodified-since", "connection", "content-length", "transfer-encoding", "te", "trailer",
         "upgrade", "expect", "keep-alive", "proxy-connection")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SET_MAX = 50                   # Set-Cookie headers of one answer; browsers keep no more of a site
 SET_SIZE_MAX = 4 * 1024        # characters of one, as browsers have it
-HTTP_ONLY = "#HttpOnly_"
+HTTP_ONLY = "#HttpOnly_"   # curl's mark; wget takes such a line for a comment
 EXPIRES_MAX = 10**11           # seconds since 1970 that are written: the year 5138
 LINE_SPARE = 40                # characters of a line beside domain, path, name and value
 _LOCAL = ".local"              # how http.cookiejar marks a host without a domain

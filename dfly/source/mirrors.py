@@ -33,6 +33,7 @@ from dfly.errors import (
     TlsError,
 )
 from dfly.source import (
+    BEYOND,
     RangesBroken,
     Source,
     SourceBody,
@@ -59,7 +60,6 @@ MEASURABLE = 64 * KIB    # bytes of a body that say something about speed
 FADE_S = 30.0            # an idle mirror's speed counts for so long; then it's tried anew
 CRAWL_AFTER_S = 10.0     # a body that took so long ...
 CRAWL = 8                # ... at less than this part of another mirror's speed is given up
-BEYOND = 416
 _FAILURES = (NetworkError, TlsError, ServerError, AuthError, ProtocolError, SourceChanged)
 _TELLING = (ServerError, AuthError, TlsError, ProtocolError, DflyError)   # most telling first
 _TRANSIENT = (408, 425, 429)    # statuses worth another try, beside those from 500 on

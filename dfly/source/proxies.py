@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from dfly.access import Proxies
 from dfly.errors import UsageError, printable
+from dfly.names import DEFAULT_PORTS
 from dfly.net.route import Proxy
 
 PROXY_PORT = 80       # of a proxy's URL without one, as wget has it
@@ -76,7 +77,7 @@ def _matches(parts: SplitResult, entry: str) -> bool:
     if "/" in entry:
         return _is_within(host, entry)
     name, port = _split_port(entry)
-    if port and port != str(parts.port or {"http": 80, "https": 443}[parts.scheme]):
+    if port and port != str(parts.port or DEFAULT_PORTS[parts.scheme]):
         return False
     name = name.lstrip("*").lstrip(".").rstrip(".")
     return bool(name) and (host == name or (host.endswith(f".{name}") and ":" not in name))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 from dfly.errors import DflyError, ProtocolError, UsageError
 from dfly.source import (
+    BEYOND,
     RangesBroken,
     Source,
     SourceBody,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEYOND = 416   # the status by which HTTP says that a range lies beyond the end
 
 
 class SpanSource:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Tuple
 
-from dfly.access import Access, Login
-from dfly.names import split_url
+from dfly.access import PLAIN, Access, Login
+from dfly.names import join_address, split_url
 from dfly.net.http_client import target_of
-from dfly.net.route import Proxy, Route, ascii_host, place_of
+from dfly.net.route import Proxy, Route, ascii_host
 from dfly.source.challenge import Credentials
-from dfly.source.hops import PLAIN, Hop, checked_headers
+from dfly.source.hops import Hop, checked_headers
 from dfly.source.jar import Jar
 from dfly.source.proxies import proxy_for
 
@@ -85,7 +85,7 @@ class Visit:
             credentials = self._at_proxies.setdefault(
                 proxy, Credentials(proxy.user, proxy.password, preempt=True))
             login = (credentials.header("GET", hop.url) if parts.scheme == "http" else
-                     credentials.header("CONNECT", place_of(ascii_host(parts.hostname),
+                     credentials.header("CONNECT", join_address(ascii_host(parts.hostname),
                                                             parts.port or 443)))
         return Route(tls, proxy, login, family=manners.family,
                      connect_timeout_s=_bounded(manners.connect_timeout_s))

@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 import pytest
 
 from dfly.cli import main
-from dfly.cli.getting import worst
+from dfly.errors import worst
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "ab" * 32

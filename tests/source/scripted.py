@@ -84,7 +84,7 @@ class ScriptedBody:
         self.unchanged = False
         self.final_url = place.redirects_to or request.url
         self.redirected = bool(place.redirects_to)
-        self.authorised = request.access.has_secrets
+        self.authorised = any(request.access.secrets[:3])
         self.facts = SourceFacts()
         self.sent = 0
         self.closed = False
