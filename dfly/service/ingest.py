@@ -9,6 +9,9 @@ body rests in the socket until `fetch` takes it. Then:
 - Without, one body is read from its start. Pieces held already are compared with what comes
   (another content can't slip in), not written again.
 - Ranges that stop working on the way turn the first into the second.
+- Where neither a validator of the source nor a digest told beforehand shows that two answers are
+  of the same content, there is one body, too. If it breaks, the next is asked to begin with
+  bytes that came already, and these are compared.
 
 Pieces are hashed, compared and marked in the movers' threads (intake.py); all that is in this file
 runs on the event loop, and so does `on_piece`. Choosing a task's geometry, and what to do when
@@ -96,6 +99,7 @@ class Content:
     final_url: str
     authorised: bool = False          # the source was told a secret of the caller
     facts: SourceFacts = SourceFacts()
+    provable: bool = True             # a mixture with another content would show
 
 
 class Ingest:
@@ -164,6 +168,11 @@ class Ingest:
         while True:
             try:
                 body = await self._first(known, start, stop)
+                ranged = body.ranged or body.unchanged
+                provable = self._is_provable(body.version)
+                if not provable and body.ranged and body.stop != body.total:
+                    await body.close()
+                    body = await self._source.open(SourceRequest(self.spec.url, self._access))
                 break
             except DflyError as error:
                 await attempts.failed(error)
@@ -175,9 +184,9 @@ class Ingest:
         except DigestMismatch:
             await body.close()
             raise
-        ranged = body.ranged or (body.unchanged and length is not None)
-        self._content = Content(version, length, ranged and not self.ranges_broken, same,
-                                body.final_url, body.authorised, body.facts)
+        ranged = ranged and length is not None and not self.ranges_broken
+        self._content = Content(version, length, ranged, same, body.final_url, body.authorised,
+                                body.facts, provable)
         self._shortcut = body.final_url if body.redirected else ""
         if body.unchanged:
             await body.close()
@@ -191,6 +200,11 @@ class Ingest:
         if told is not None and self.spec.span is None and length not in (None, told):
             raise DigestMismatch(f"{self.place} has {length} bytes, not the {told} that were told",
                                  "it is another file, or its description is wrong")
+
+    def _is_provable(self, version: Version) -> bool:
+        """True if bytes of two answers may be put together, as another content would show."""
+        spec = self.spec
+        return version.has_validator or spec.digest is not None or spec.checks is not None
 
     async def _first(self, known: Optional[Version], start: int,
                      stop: Optional[int]) -> SourceBody:
@@ -379,9 +393,8 @@ class _Transfer:
                                 f"not {geometry.length}")
         if self._satisfied():
             return
-        may_range = self._content.ranges and not self._ingest.ranges_broken
         try:
-            if may_range and geometry.length is not None:
+            if self._ingest.may_range and self._content.provable and geometry.length is not None:
                 if await self._in_ranges(geometry, body):
                     return
                 body = self._whole
@@ -513,9 +526,10 @@ class _Transfer:
             try:
                 if body is None:
                     body = await self._reopen(sink)
-                if sink is None or sink.position != body.start:
+                if sink is None or not sink.goes_on_at(body.start):
                     length = self._task_file.geometry.length
-                    sink, stored = ContentSink(self._intake, body.start, length), 0
+                    sink, stored = ContentSink(self._intake, body.start, length,
+                                               recalls=not self._content.provable), 0
                 if await self._receive(body, sink):
                     self._end(sink)
             except RangesBroken as error:
@@ -535,10 +549,11 @@ class _Transfer:
         first = lowest(self._missing())
         position = geometry.start(first)
         if sink is not None and sink.position // geometry.piece_size == first:
-            position = sink.position
+            position = sink.position - sink.recalled
+        elif not self._content.provable and first and self._task_file.have >> first - 1 & 1:
+            position = geometry.start(first - 1)
         ranged = position > 0 and geometry.length is not None and not self._ingest.ranges_broken
-        return await self._ingest.open(position, None,
-                                       ranged=ranged and self._content.version.has_validator)
+        return await self._ingest.open(position, None, ranged=ranged)
 
     def _end(self, sink: ContentSink) -> None:
         """A body ended properly: so must the content."""

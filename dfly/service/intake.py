@@ -3,8 +3,9 @@
 The sinks here run in movers' threads and know neither sources nor tries. What a piece is worth is
 decided by the store's PieceSink; the rule of this file is that a piece held already is never
 written again: its bytes are compared with what is held, so that a source whose content changed
-without saying so can't get a half of it in. Where digests of parts were told beforehand, a piece is
-compared with those before it is held.
+without saying so can't get a half of it in. Of a body that broke the last bytes are recalled where
+nothing else shows that the next one goes on with the same content. Where digests of parts were
+told beforehand, a piece is compared with those before it is held.
 """
 from __future__ import annotations
 
@@ -21,12 +22,13 @@ from dfly.source import SourceChanged
 from dfly.store import TaskFile
 from dfly.store.sink import PieceMismatch, PieceSink
 from dfly.task import Vouched, lowest
-from dfly.units import MIB
+from dfly.units import KIB, MIB
 
 log = logging.getLogger(__name__)
 
 HASH_TURN = 16 * MIB  # bytes of the whole digest hashed in one turn of a thread
 HASH_READ = MIB       # bytes read at once for it
+RECALL = 16 * KIB     # bytes by which one body is compared with the next
 
 
 class Enough(DflyError):
@@ -153,11 +155,12 @@ class HeldPiece:
 class ContentSink:
     """Content from byte `start`, where a piece begins, up to `stop` (None = unknown) into pieces.
 
-    It outlives a body: after one that broke, the next goes on at `position`. What comes beyond
-    `stop` is a ProtocolError; or, if a body is known to go on (`overlaps`), Enough."""
+    It outlives a body: after one that broke, the next goes on at `position`; or, with `recalls`,
+    up to `recalled` bytes before, which must be the same once more. What comes beyond `stop` is a
+    ProtocolError; or, if a body is known to go on (`overlaps`), Enough."""
 
     def __init__(self, intake: Intake, start: int, stop: Optional[int], *,
-                 overlaps: bool = False) -> None:
+                 overlaps: bool = False, recalls: bool = False) -> None:
         assert start % intake.task_file.geometry.piece_size == 0, start
         self.position = start
         self.stored = 0            # pieces that weren't held before
@@ -165,12 +168,31 @@ class ContentSink:
         self._intake = intake
         self._stop = stop
         self._overlaps = overlaps
+        self._recall = RECALL if recalls else 0
+        self._tail = b""           # the last bytes that came
+        self._again = 0            # bytes of it that are to come again
         self._piece: Optional[Union[HeldPiece, PieceSink]] = None  # not all of its bytes came yet
         vouched = intake.vouched
         self._parts = VouchedParts(intake, vouched) if vouched is not None else None
 
+    @property
+    def recalled(self) -> int:
+        """Bytes before `position` that can be compared."""
+        return len(self._tail)
+
+    def goes_on_at(self, start: int) -> bool:
+        """True if a body that begins with this byte of the content is the next one here."""
+        again = self.position - start
+        if not 0 <= again <= self.recalled:
+            return False
+        self._again = again
+        return True
+
     def feed(self, view: memoryview) -> None:
         self._intake.meter.add(len(view))
+        view = self._compared(view)
+        if self._recall:
+            self._tail = (self._tail + bytes(view[-self._recall:]))[-self._recall:]
         room = len(view) if self._stop is None else self._stop - self.position
         geometry = self._intake.task_file.geometry
         rest = view[:room]
@@ -188,6 +210,17 @@ class ContentSink:
         if len(view) > room:
             raise self._too_much()
 
+    def _compared(self, view: memoryview) -> memoryview:
+        """What is left of it once that which comes again was compared."""
+        if not self._again:
+            return view
+        again = view[:self._again]
+        position = len(self._tail) - self._again
+        if again != self._tail[position:position + len(again)]:
+            raise SourceChanged(f"{self._intake.place} changed: it differs from what came before")
+        self._again -= len(again)
+        return view[len(again):]
+
     def finish(self) -> None:
         """A body's end means nothing here: whoever asked for it knows if more is to come."""
 
@@ -203,6 +236,7 @@ class ContentSink:
         if self._piece is not None:
             self.position -= self.position % self._intake.task_file.geometry.piece_size
             self._piece = None
+            self._tail = b""
         if self._parts is not None:
             self._parts.rewind()
 

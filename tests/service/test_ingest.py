@@ -36,6 +36,7 @@ from dfly.net.http_client import HttpClient
 from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
 from dfly.service.ingest import RETRY_AFTER_MAX_S, Content, Ingest, IngestLimits
+from dfly.service.intake import RECALL
 from dfly.source import SourceChanged, SourceRefused, Version
 from dfly.source.http import HttpSource
 from dfly.store import TaskFile
@@ -407,7 +408,71 @@ def test_without_validators_nothing_from_before_is_trusted(server: SourceServer)
         await traveller.fetch()
     done = travel(server.add("/f", CONTENT, etag="", last_modified=""), work)
     assert done.bytes() == CONTENT
+
+
+# ------------------------------------------------------- a source that tells no validators
+BARE = {"etag": "", "last_modified": ""}
+
+
+def test_without_validators_all_comes_in_one_answer(server: SourceServer) -> None:
+    done = travel(server.add("/f", CONTENT, **BARE))
+    assert done.bytes() == CONTENT and not done.content.provable
+    assert server.ranges("/f") == [f"bytes=0-{WINDOW - 1}", ""]
+    assert done.ingest.source_bytes == SIZE
+
+
+def test_without_validators_a_small_file_needs_one_request(server: SourceServer) -> None:
+    done = travel(server.add("/f", CONTENT[:5000], **BARE))
+    assert done.bytes() == CONTENT[:5000] and len(server.log) == 1
+
+
+def test_without_validators_a_change_between_two_answers_is_never_mixed_in(
+        server: SourceServer) -> None:
+    url = server.add("/f", OTHER, **BARE)
+    server.next("/f", content=CONTENT)    # begin's question; all that is kept is asked for after
+    assert travel(url).bytes() == OTHER
+
+
+def test_a_digest_makes_up_for_validators(server: SourceServer) -> None:
+    digest = Digest("sha256", hashlib.sha256(CONTENT).digest())
+    done = travel(server.add("/f", CONTENT, **BARE), digest=digest)
+    assert done.bytes() == CONTENT and done.content.provable and len(server.log) > 2
     assert_partition(server, "/f")
+
+
+@pytest.mark.parametrize("every", (1_000_000, MIB, 300_000))
+def test_without_validators_a_body_goes_on_where_it_broke(server: SourceServer,
+                                                          every: int) -> None:
+    done = travel(server.add("/f", CONTENT, cut_after=every, **BARE))
+    assert done.bytes() == CONTENT
+    starts = [exchange.start for exchange in server.log[1:]]
+    assert starts == list(range(0, SIZE - RECALL, every - RECALL))
+    assert done.ingest.source_bytes == SIZE + RECALL * (len(starts) - 1)
+
+
+@pytest.mark.parametrize("at", (MIB + 9, 2 * PIECE, PIECE - 1, 10))
+def test_without_validators_the_rest_of_another_content_is_refused(server: SourceServer,
+                                                                   at: int) -> None:
+    url = server.add("/f", OTHER, **BARE)
+    server.next("/f", content=CONTENT)
+    server.next("/f", content=CONTENT, cut_after=at)
+    error, done = fails(SourceChanged, url)
+    assert "differs from what came before" in error.what
+    assert done.pieces == list(range(at // PIECE))
+
+
+def test_without_validators_what_is_held_is_compared_before_the_rest(
+        server: SourceServer) -> None:
+    async def work(traveller: Trip) -> None:
+        await traveller.begin()
+        traveller.open()
+        traveller.hold(run_set(0, 5))
+        await traveller.ingest.close()
+        await traveller.fetch()
+    done = travel(server.add("/f", CONTENT, **BARE), work)
+    assert done.bytes() == CONTENT and server.ranges("/f")[-1] == f"bytes={4 * PIECE}-"
+    _, done = fails(SourceChanged, server.add("/f", OTHER, **BARE), work)
+    assert not done.pieces
 
 
 @pytest.mark.parametrize("framing", ("length", "chunked"))
