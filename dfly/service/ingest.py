@@ -168,11 +168,6 @@ class Ingest:
         while True:
             try:
                 body = await self._first(known, start, stop)
-                ranged = body.ranged or body.unchanged
-                provable = self._is_provable(body.version)
-                if not provable and body.ranged and body.stop != body.total:
-                    await body.close()
-                    body = await self._source.open(SourceRequest(self.spec.url, self._access))
                 break
             except DflyError as error:
                 await attempts.failed(error)
@@ -184,11 +179,13 @@ class Ingest:
         except DigestMismatch:
             await body.close()
             raise
-        ranged = ranged and length is not None and not self.ranges_broken
-        self._content = Content(version, length, ranged, same, body.final_url, body.authorised,
-                                body.facts, provable)
+        ranged = body.ranged or (body.unchanged and length is not None)
+        provable = self._is_provable(body.version)
+        self._content = Content(version, length, ranged and not self.ranges_broken, same,
+                                body.final_url, body.authorised, body.facts, provable)
         self._shortcut = body.final_url if body.redirected else ""
-        if body.unchanged:
+        all_of_it = body.stop == body.total or not body.ranged
+        if body.unchanged or not (provable or all_of_it):
             await body.close()
         else:
             self._body = body
