@@ -75,6 +75,7 @@ def test_the_manager_is_killed(cluster: Cluster, source: SourceServer) -> None:
     assert sent(source, "/file") <= 3 * PIECE + 2 * (SIZE - 2 * PIECE)
 
 
+@pytest.mark.long
 def test_the_manager_is_killed_once_all_pieces_are_out(
         cluster: Cluster, source: SourceServer) -> None:
     """What the swarm holds needs no source."""

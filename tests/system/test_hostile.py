@@ -430,8 +430,9 @@ def talks_noise(connection: socket.socket, start: int, stop: int) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("answer", [wrong_bytes, holds_nothing, stalls, stalls_in_the_body,
-                                    other_ranges, talks_noise])
+@pytest.mark.parametrize("answer", [
+    wrong_bytes, holds_nothing, stalls, pytest.param(stalls_in_the_body, marks=pytest.mark.long),
+    other_ranges, talks_noise])
 def test_a_parent_that_lies(town: Town, answer: Callable[[socket.socket, int, int], None]) -> None:
     """The swarm loses nothing but time; who sends wrong bytes is a parent no more."""
     path = f"/lied-{answer.__name__}"
@@ -540,6 +541,7 @@ def test_a_manager_that_lies(cluster: Cluster, source: SourceServer, talk: str) 
         assert got.last["from_source"] == len(CONTENT) and got.last["seconds"] < 20
 
 
+@pytest.mark.long
 def test_a_manager_that_never_answers(cluster: Cluster, source: SourceServer) -> None:
     url = source.add("/file", CONTENT)
     with false_manager(lambda wire, join: None) as where:

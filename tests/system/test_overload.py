@@ -53,6 +53,7 @@ def test_a_storm_of_joins_is_served_and_leaves_at_once_without_a_trace(
     assert [host["name"] for host in status(manager)["hosts"]] == [peer.name]
 
 
+@pytest.mark.long
 def test_a_peer_waits_for_a_manager_that_is_full_rather_than_ask_the_source(
         cluster: Cluster, source: SourceServer) -> None:
     manager = cluster.manager("--links-max", "1")

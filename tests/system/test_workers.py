@@ -48,6 +48,7 @@ def test_pieces_come_from_the_workers(cluster: Cluster, source: SourceServer,
     assert workers_of(manager) == workers
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_replaced_and_the_download_ends_right(
         cluster: Cluster, tmp_path: Path) -> None:
     content = content_of(60, seed=2)
