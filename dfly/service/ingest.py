@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import (
     TYPE_CHECKING,
@@ -38,7 +38,6 @@ from typing import (
 from dfly.access import Access, Manners, SourceFacts
 from dfly.clock import Clock
 from dfly.errors import (
-    AuthError,
     DflyError,
     DigestMismatch,
     NetworkError,
@@ -258,14 +257,7 @@ class Ingest:
         request = SourceRequest(self.spec.url, self._access, start if ranged else 0,
                                 stop if ranged else None, if_version=version,
                                 shortcut=self._shortcut)
-        try:
-            body = await self._source.open(request)
-        except (NetworkError, ServerError, AuthError) as error:
-            if not request.shortcut:
-                raise
-            # Where a redirect leads is often good for a while only: ask for the way again.
-            log.info("%s; asking %s for the way again", error.what, self.place)
-            body = await self._source.open(replace(request, shortcut=""))
+        body = await self._source.open(request)
         self._shortcut = body.final_url if body.redirected else ""
         return body
 

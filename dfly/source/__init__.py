@@ -116,7 +116,7 @@ class SourceRequest:
     stop: Optional[int] = None
     if_version: Optional[Version] = None      # the range of this version or nothing
     unless: Optional[Version] = None          # no body if the source still serves this version
-    shortcut: str = ""     # where `url` redirected to before: asked first, in its place
+    shortcut: str = ""     # where `url` redirected to before: asked first, `url` if that fails
 
     @property
     def is_ranged(self) -> bool:

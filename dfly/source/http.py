@@ -7,12 +7,20 @@ business of ingest. Retrying, pieces and files may not be here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
-from dfly.errors import AuthError, DflyError, NetworkError, ProtocolError, TlsError
+from dfly.errors import (
+    AuthError,
+    DflyError,
+    NetworkError,
+    ProtocolError,
+    ServerError,
+    TlsError,
+)
 from dfly.net.route import ProxyDenied
 from dfly.source import SourceRefused, SourceRequest, Version, shown_url
 from dfly.source.answers import Span, answer_of, is_bare_nothing, refusal_of
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
     from dfly.net.http_client import ClientResponse, HttpClient
     from dfly.net.limiter import Limiter
     from dfly.net.transfer import Sink
+
+log = logging.getLogger(__name__)
 
 DISCARDED_MAX = 16 * 1024  # bytes: shorter bodies of no use are read, to keep the connection
 DISCARD_S = 5.0            # but not for longer than a new connection would take
@@ -42,6 +52,16 @@ class HttpSource:
 
     async def open(self, request: SourceRequest) -> HttpBody:
         """See Source.open."""
+        try:
+            return await self._open(request)
+        except (NetworkError, ServerError, AuthError) as error:
+            if not request.shortcut:
+                raise
+            # Where a redirect leads is often good for a while only: ask for the way again.
+            log.info("%s; asking %s for the way again", error.what, shown_url(request.url))
+        return await self._open(replace(request, shortcut=""))
+
+    async def _open(self, request: SourceRequest) -> HttpBody:
         if self._visit is None or self._visit.access != request.access:
             self._visit = Visit(request.access)
         way = _Way(self._client, self._visit, request)

@@ -189,7 +189,7 @@ class MirrorSource:
 
     async def _open(self, mirror: _Mirror, asked: SourceRequest) -> SourceBody:
         try:
-            body = await self._by_shortcut(asked)
+            body = await self._inner.open(asked)
         except SourceChanged:
             mirror.other_content = True
             raise
@@ -200,16 +200,6 @@ class MirrorSource:
             raise SourceChanged(f"{shown_url(mirror.url)} has another length") from None
         mirror.shortcut = body.final_url if body.redirected else ""
         return body
-
-    async def _by_shortcut(self, asked: SourceRequest) -> SourceBody:
-        """Where a redirect leads is often good for a while only: then ask for the way again."""
-        try:
-            return await self._inner.open(asked)
-        except (NetworkError, ServerError, AuthError) as error:
-            if not asked.shortcut:
-                raise
-            log.info("%s; asking %s for the way again", error.what, shown_url(asked.url))
-        return await self._inner.open(replace(asked, shortcut=""))
 
     def _judged(self, mirror: _Mirror, body: SourceBody, request: SourceRequest) -> Version:
         """The caller's version, if the answer is of that; else SourceChanged."""

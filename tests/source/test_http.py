@@ -176,6 +176,18 @@ def test_a_shortcut_is_asked_first_by_the_rules_of_a_redirect(server: SourceServ
     assert server.log == [] and other.log[0].header("x-token") == ""
 
 
+@pytest.mark.parametrize("fault", [{"status": 403}, {"status": 404}, {"raw": b""}])
+def test_a_shortcut_that_leads_nowhere_any_more_is_asked_for_again(
+        server: SourceServer, other: SourceServer, fault: Any) -> None:
+    other.add("/old", **fault)
+    server.add("/a", redirect=other.add("/new", CONTENT))
+    request = SourceRequest(server.url("/a"), shortcut=other.url("/old"))
+    assert ask(request, taken) == CONTENT
+    assert [exchange.path for exchange in other.log][-1] == "/new"
+    server.change("/a", redirect="", status=500)
+    assert refused(SourceRefused, request).status == 500    # what the way itself says, is said
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_every_kind_of_redirect_is_followed_on_one_connection(server: SourceServer,
                                                               status: int) -> None:

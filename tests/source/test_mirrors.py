@@ -747,9 +747,6 @@ def test_each_mirrors_way_is_remembered() -> None:
         assert [(hosts([request.url]), request.shortcut) for request in scene.inner.asked] == [
             ("a", ""), ("b", ""), ("a", "http://x/1"), ("b", "http://y/2")]
         assert not any(body.redirected for body in held)    # the caller has nothing to remember
-        scene.inner.next(A, error=lambda: SourceRefused("403", status=403))
-        await scene.go_on()
-        assert [request.shortcut for request in scene.inner.asked[4:]] == ["http://x/1", ""]
     run(work())
 
 
