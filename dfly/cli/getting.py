@@ -82,9 +82,11 @@ class _Getting:
         """What is to be done, in the order of the command line."""
         args = self._args
         if args.output not in (None, "-") and len(items) > 1 and not _is_written_to(args.output):
-            from dfly.cli.pile import Pile
-            self._pile = Pile(target_for("", args.output, None, self._rules))
-            self._pile.check()
+            target = target_for("", args.output, None, self._rules)
+            if not target.skipped:
+                from dfly.cli.pile import Pile
+                self._pile = Pile(target)
+                self._pile.check()
         return [self._job(item) for item in items]
 
     def run(self, jobs: List[Job], screen: Screen) -> int:

@@ -21,44 +21,39 @@ _ALGORITHM = re.compile(r"(sha|md)-?[0-9]+[:=]", re.IGNORECASE)
 
 
 class Listed(NamedTuple):
-    """`digest` as Digest writes it, "" = none told."""
+    """`digest` as Digest writes it, "" = none told. `error`: the line can't be used, `url` is
+    all of it."""
 
     url: str
     digest: str
     line: int
+    error: Optional[UsageError] = None
 
 
-class UrlList(NamedTuple):
-    """`errors`: one for each line that can't be used."""
-
-    listed: Tuple[Listed, ...]
-    errors: Tuple[UsageError, ...]
-
-
-def read_list(path: str, base: Optional[str] = None) -> UrlList:
+def read_list(path: str, base: Optional[str] = None) -> List[Listed]:
     """From a file, '-' = standard input. FileError; UsageError where no line can be looked at."""
     text = read_input(path, BYTES_MAX).decode("utf-8-sig", errors="surrogateescape")
     return parse_list(text, shown(path), base)
 
 
-def parse_list(text: str, where: str, base: Optional[str] = None) -> UrlList:
+def parse_list(text: str, where: str, base: Optional[str] = None) -> List[Listed]:
     """`where` is what messages call it."""
     if base:
         split_url(base)
     listed: List[Listed] = []
-    errors: List[UsageError] = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        if len(listed) + len(errors) == URLS_MAX:
+        if len(listed) == URLS_MAX:
             raise UsageError(f"{where} has more than {URLS_MAX} URLs", "cut it into several")
         try:
             digest, url = _parted(line)
             listed.append(Listed(url_of(url, base), digest, number))
         except UsageError as error:
-            errors.append(UsageError(f"{where}:{number}: {error.what}", error.hint))
-    return UrlList(tuple(listed), tuple(errors))
+            error = UsageError(f"{where}:{number}: {error.what}", error.hint)
+            listed.append(Listed(line, "", number, error))
+    return listed
 
 
 def url_of(text: str, base: Optional[str] = None) -> str:

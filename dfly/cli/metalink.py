@@ -2,7 +2,8 @@
 
 Version 4 (RFC 5854) and its forerunner 3. Both are XML from anywhere: no DOCTYPE (hence no
 entities), bounded size, depth and counts, and a file's name is a base name whatever it says. What
-can't be used (other protocols, unknown hashes) is left out; what contradicts itself is refused.
+can't be used (other protocols, unknown hashes) is left out; a file that contradicts itself is
+refused, and doesn't stop the others.
 """
 from __future__ import annotations
 
@@ -46,6 +47,7 @@ class MetalinkFile:
 @dataclass(frozen=True)
 class Metalink:
     files: Tuple[MetalinkFile, ...]
+    faults: Tuple[UsageError, ...]   # of files that can't be had
     notes: Tuple[str, ...]   # what was left out, for people
 
 
@@ -62,7 +64,7 @@ def parse_metalink(data: bytes, where: str) -> Metalink:
         version = NAMESPACES.get(_space(root))
         if version is None or _local(root) != "metalink":
             raise UsageError("it's XML of another kind")
-        return _Reader(version).read(root)
+        return _Reader(version, where).read(root)
     except UsageError as error:
         raise UsageError(f"{where} is no Metalink that can be used: {error.what}",
                          error.hint) from None
@@ -137,8 +139,9 @@ def _number(text: Optional[str]) -> Optional[int]:
 class _Reader:
     """One Metalink, whose versions differ in where things stand and how URLs are ranked."""
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, where: str) -> None:
         self._version = version
+        self._where = where
         self._notes: List[str] = []
 
     def read(self, root: ET.Element) -> Metalink:
@@ -147,11 +150,18 @@ class _Reader:
             raise UsageError("it lists no file")
         if len(elements) > FILES_MAX:
             raise UsageError(f"it lists {len(elements)} files", f"the most are {FILES_MAX}")
-        files = tuple(file for file in map(self._file, elements) if file.urls)
+        files: List[MetalinkFile] = []
+        faults: List[UsageError] = []
+        for element in elements:
+            try:
+                files.append(self._file(element))
+            except UsageError as error:
+                faults.append(error)
         if not files:
-            raise UsageError("it has no HTTP or HTTPS address of any file",
-                             "BitTorrent and FTP aren't spoken here")
-        return Metalink(files, tuple(self._notes))
+            raise faults[0]
+        return Metalink(tuple(files), tuple(
+            UsageError(f"{self._where}: {fault.what}", fault.hint) for fault in faults),
+            tuple(self._notes))
 
     def _file(self, element: ET.Element) -> MetalinkFile:
         name = _safe_name(element.get("name", ""))
@@ -166,8 +176,11 @@ class _Reader:
             if digest is not None and digest.value.hex() != hashes.setdefault(
                     digest.algorithm, digest.value.hex()):
                 raise UsageError(f"two {digest.algorithm} hashes of {name} contradict each other")
-        return MetalinkFile(name, size, hashes, self._pieces(place, size, name),
-                            self._urls(element, name))
+        urls = self._urls(element, name)
+        if not urls:
+            raise UsageError(f"it has no HTTP or HTTPS address of {name}",
+                             "BitTorrent and FTP aren't spoken here")
+        return MetalinkFile(name, size, hashes, self._pieces(place, size, name), urls)
 
     def _pieces(self, place: Optional[ET.Element], size: Optional[int],
                 name: str) -> Optional[Vouched]:

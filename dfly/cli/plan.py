@@ -30,6 +30,7 @@ CONTRADICTIONS = (
     ("range", "metalink", "a Metalink's hashes are of whole files"),
     ("force_directories", "no_directories", "-x and -nd contradict each other"),
 )
+SECRETS = ("user", "use_askpass", "certificate")   # options; headers may be some, too
 TO_STDOUT = ("resume", "timestamping", "no_clobber", "backups", "background")
 
 
@@ -65,6 +66,20 @@ def check_options(args: Arguments) -> None:
                          "only what GET gives can be shared by many hosts: use curl for this")
     if args.base and not args.input_file:
         raise UsageError("-B without -i", "it says what lines of -i are relative to")
+    if args.metalink:
+        _check_author_hears_nothing(args)
+
+
+def _check_author_hears_nothing(args: Arguments) -> None:
+    """Which hosts a Metalink names is its author's choice: they get no secrets of the user's."""
+    from dfly.access import PLAIN
+    given = ["--" + name.replace("_", "-") for name in SECRETS if getattr(args, name) is not None]
+    given += ["--header" for header in args.headers
+              if header.partition(":")[0].strip().lower() not in PLAIN]
+    if given:
+        raise UsageError(f"{given[0]} and --metalink can't go together: whoever wrote the Metalink "
+                         "chose the hosts that would be told", "name users and passwords by host "
+                         "in ~/.netrc, cookies by --load-cookies")
 
 
 def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
@@ -78,10 +93,8 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
         items = [_item(url) for url in urls]
     if args.input_file:
         from dfly.cli.lists import read_list
-        listed = read_list(args.input_file, args.base)
-        items += [Item(line.url, digests=[line.digest] if line.digest else [])
-                  for line in listed.listed]
-        items += [Item(args.input_file, error=error) for error in listed.errors]
+        items += [Item(line.url, digests=[line.digest] if line.digest else [], error=line.error)
+                  for line in read_list(args.input_file, args.base)]
     if args.metalink:
         items += _from_metalink(args.metalink, warn)
     if not items and args.input_file:
@@ -122,7 +135,7 @@ def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
                                "values": b64encode(file.pieces.values).decode("ascii")}
         items.append(Item(file.urls[0], mirrors=file.urls[1:], digests=file.digests,
                           name=file.name, told=told))
-    return items
+    return items + [Item(path, error=fault) for fault in metalink.faults]
 
 
 # --------------------------------------------------------------------------------- digests

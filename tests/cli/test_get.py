@@ -64,6 +64,23 @@ def test_a_taken_name_is_numbered_and_o_replaces(ready: Any, tmp_path: Path) -> 
     assert (tmp_path / "big file.iso").read_bytes() == CONTENT
 
 
+def test_a_pile_that_is_there_is_left_alone_without_a_question(
+        ready: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pile").write_bytes(b"old")
+    assert main(["get", "-nc", "-O", "pile", URL, URL + "2"]) == 0
+    assert capsys.readouterr().err.count("pile is there already; not retrieving") == 2
+    assert (tmp_path / "pile").read_bytes() == b"old"
+    assert [path for _, path, _ in ready.requests] == ["/v1/status?brief=1"]
+
+
+def test_a_bad_line_of_a_list_is_told_in_its_place(
+        ready: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text(f"{URL}\nftp://h/x\n{URL}2\n")
+    assert main(["get", "-nv", "-i", "list"]) == 2
+    said = capsys.readouterr().err
+    assert said.index("file.iso ") < said.index("list:2: ") < said.index("file.iso2")
+
+
 def test_a_folder_is_made(ready: Any, tmp_path: Path) -> None:
     assert main(["get", "-P", "a/b", URL]) == 0
     assert (tmp_path / "a/b/big file.iso").read_bytes() == CONTENT
@@ -188,6 +205,11 @@ def test_several_downloads_end_with_wgets_code(codes: List[int], code: int) -> N
     [URL, "-e", "tries=3"],
     [URL, "--restrict-file-names", "dos"],
     [URL, "--digest", "md5:" + "0" * 32, "-m", "1" * 32],
+    ["--metalink=m", "--user=u", "--password=p"],
+    ["--metalink=m", "--use-askpass=ask"],
+    ["--metalink=m", "--header=X-Token: t"],
+    ["--metalink=m", "--header", "authorization:Bearer t"],
+    ["--metalink=m", "--certificate=c"],
     [URL, "--tries", "-1"],
     [URL, "--tries", "many"],
 ])

@@ -16,9 +16,8 @@ def test_one_url_a_line_with_spaces_comments_and_other_systems_line_ends(tmp_pat
     file = tmp_path / "list"
     file.write_bytes(b"\xef\xbb\xbfhttp://h/a\n\n  http://h/b  \r\n# no\n#http://h/c\nhttp://h/d")
     found = read_list(str(file))
-    assert [(entry.url, entry.line) for entry in found.listed] == [
-        ("http://h/a", 1), ("http://h/b", 3), ("http://h/d", 6)]
-    assert found.errors == ()
+    assert [(entry.url, entry.line, entry.error) for entry in found] == [
+        ("http://h/a", 1, None), ("http://h/b", 3, None), ("http://h/d", 6, None)]
 
 
 @pytest.mark.parametrize("line, digest, url", [
@@ -30,18 +29,20 @@ def test_one_url_a_line_with_spaces_comments_and_other_systems_line_ends(tmp_pat
     ("http://h/a", "", "http://h/a"),
 ])
 def test_a_line_may_begin_with_a_digest(line: str, digest: str, url: str) -> None:
-    (entry,) = parse_list(line, "list").listed
+    (entry,) = parse_list(line, "list")
     assert (entry.digest, entry.url) == (digest, url)
 
 
-def test_bad_lines_are_told_of_by_number_and_stop_no_other() -> None:
+def test_bad_lines_are_told_of_by_number_in_their_place_and_stop_no_other() -> None:
     found = parse_list("http://h/a\nnot a url\nftp://h/x\n/rooted\nsha256:12 http://h/a\n"
                        "http://h/\x1b[2J\nhttp://h:99999/\n\udcff\nhttp://h/z\n", "my list")
-    assert [entry.url for entry in found.listed] == ["http://h/a", "http://h/z"]
-    assert [str(error).split(": ")[0] for error in found.errors] == [
+    assert [entry.line for entry in found] == list(range(1, 10))
+    assert [entry.url for entry in found if entry.error is None] == ["http://h/a", "http://h/z"]
+    errors = [entry.error for entry in found if entry.error is not None]
+    assert [str(error).split(": ")[0] for error in errors] == [
         f"my list:{number}" for number in (2, 3, 4, 5, 6, 7, 8)]
-    assert "malformed URL" in str(found.errors[0])
-    assert all(error.exit_code == 2 and "\x1b" not in str(error) for error in found.errors)
+    assert "malformed URL" in str(errors[0])
+    assert all(error.exit_code == 2 and "\x1b" not in str(error) for error in errors)
 
 
 @pytest.mark.parametrize("text, base, url", [
@@ -79,4 +80,4 @@ def test_no_list_or_too_long(tmp_path: Path) -> None:
         read_list(str(tmp_path / "gone"))
     with pytest.raises(UsageError, match="more than"):
         parse_list("http://h/\n" * (URLS_MAX + 1), "list")
-    assert read_list("/dev/null") == ((), ())
+    assert read_list("/dev/null") == []

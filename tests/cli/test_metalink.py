@@ -85,6 +85,15 @@ def test_several_files_and_one_that_can_not_be_had() -> None:
     found = four(file("a") + file("b", url="ftp://h/b") + file("c"))
     assert [one.name for one in found.files] == ["a", "c"]
     assert "b: 1 addresses" in found.notes[0]
+    (fault,) = found.faults
+    assert "no HTTP or HTTPS address of b" in fault.what and fault.exit_code == 2
+
+
+def test_a_file_that_contradicts_itself_stops_no_other() -> None:
+    found = four(file("a", "<size>-1</size>") + file("../b") + file("c"))
+    assert [one.name for one in found.files] == ["c"]
+    assert ["a has an impossible size" in found.faults[0].what,
+            "can't be called '../b'" in found.faults[1].what] == [True, True]
 
 
 @pytest.mark.parametrize("told, name", [
