@@ -214,13 +214,13 @@ def _tls(args: Arguments, settings: GetSettings) -> Json:
         raise UsageError(f"certificates of authorities of {len(tls['ca'])} bytes",
                          f"{PEM_MAX} is the most: leave out what the sources don't need")
     if settings.crl_file:
-        tls["crl"] = read_text(settings.crl_file, PEM_MAX)
+        tls["crl"] = _pem(settings.crl_file, "X509 CRL")
     if args.certificate:
-        tls["cert"] = read_text(args.certificate, PEM_MAX)
+        tls["cert"] = _pem(args.certificate, "CERTIFICATE")
     if args.private_key:
         if not args.certificate:
             raise UsageError("--private-key without --certificate", "name both")
-        tls["key"] = read_text(args.private_key, PEM_MAX)
+        tls["key"] = _pem(args.private_key, "PRIVATE KEY")
     if settings.no_check_certificate:
         tls["verify"] = False
     if args.pinnedpubkey:
@@ -258,6 +258,14 @@ def read_text(path: str, bound: int) -> str:
     if len(data) > bound:
         raise FileError(f"{path} is over {bound} bytes", "is it the right file?")
     return data.decode("utf-8", "replace")
+
+
+def _pem(path: str, kind: str) -> str:
+    """The text of a file that must have a PEM section of this kind in it."""
+    text = read_text(path, PEM_MAX)
+    if f"{kind}-----" not in text:    # behind a word more, as in RSA PRIVATE KEY
+        raise FileError(f"{path}: no {kind} in it", f"PEM is wanted: -----BEGIN {kind}-----")
+    return text
 
 
 def _certificates_in(folder: str) -> str:

@@ -16,7 +16,7 @@ from dfly.cli.local import BRIEF, NobodyThere, ask_json
 from dfly.cli.parser import Arguments
 from dfly.cli.ready import wait_ready
 from dfly.config import GetSettings, PeerSettings, load, private_dir
-from dfly.errors import DflyError, FileError
+from dfly.errors import DflyError, FileError, printable
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -54,6 +54,20 @@ def ensure_daemon(settings: GetSettings) -> Optional[Dict[str, Any]]:
         if status is None:
             _start(settings)
     return status
+
+
+def unheard_managers(status: Optional[Dict[str, Any]], settings: GetSettings) -> str:
+    """What to say where a daemon runs already, as `status` tells, with other managers than the
+    settings name: it keeps its own. "" = nothing."""
+    if status is None or not settings.manager or "managers" not in status:
+        return ""
+    used = [entry.get("address", "") if isinstance(entry, dict) else str(entry)
+            for entry in status["managers"]] if isinstance(status["managers"], list) else []
+    if sorted(used) == sorted(settings.manager):
+        return ""
+    shown = ", ".join(map(printable, used)) or "no manager"
+    return (f"a peer daemon runs already, and it uses {shown}; "
+            f"--manager {','.join(settings.manager)} has no effect")
 
 
 def _running(socket_path: str) -> Optional[Dict[str, Any]]:

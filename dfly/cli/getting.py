@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext
 
 from dfly.cli.asking import Asking
-from dfly.cli.autostart import ensure_daemon
+from dfly.cli.autostart import ensure_daemon, unheard_managers
 from dfly.cli.download import Request
 from dfly.cli.job import Choices, DeadlinePassed, Job
 from dfly.cli.parser import Arguments
@@ -95,7 +95,9 @@ class _Getting:
             job.screen = screen
         catch_signals(self._settings.deadline_s)
         if any(job.is_possible for job in jobs):
-            _say_of_managers(ensure_daemon(self._settings), self._settings, screen)
+            unheard = unheard_managers(ensure_daemon(self._settings), self._settings)
+            if unheard:
+                screen.warn(unheard)
         try:
             codes = list(self._in_turn(jobs))
             if self._pile is not None:
@@ -232,19 +234,6 @@ def _count(text: Optional[str], option: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise UsageError(f"{option}: not a whole number: {printable(text)!r}")
     return int(text)
-
-
-def _say_of_managers(status: Optional[Dict[str, Any]], settings: GetSettings,
-                     screen: Screen) -> None:
-    """A daemon that runs already keeps its own managers, whatever this command line says."""
-    if status is None or not settings.manager or "managers" not in status:
-        return
-    used = [entry.get("address", "") if isinstance(entry, dict) else str(entry)
-            for entry in status["managers"]] if isinstance(status["managers"], list) else []
-    if sorted(used) != sorted(settings.manager):
-        screen.warn("a peer daemon runs already, and it uses "
-                    + (", ".join(map(printable, used)) or "no manager")
-                    + f"; --manager {','.join(settings.manager)} has no effect")
 
 
 # --------------------------------------------------------------------------- signals, background

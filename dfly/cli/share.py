@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from dfly.cli.autostart import ensure_daemon
+from dfly.cli.autostart import ensure_daemon, unheard_managers
 from dfly.cli.local import ask, failure_of
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.config import GetSettings, load
@@ -44,14 +44,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: Arguments) -> int:
     settings = load(GetSettings, args)
-    identities = [_identity(name) for name in args.files]   # a wrong name starts no daemon
-    status = ensure_daemon(settings)
-    if status is not None and settings.manager and not args.quiet:
-        sys.stderr.write("dfly: warning: a peer daemon runs already, with the managers that it "
-                         "has: --manager is for one that is started now\n")
-    codes = [_one(args, settings.socket, name, identity)
-             for name, identity in zip(args.files, identities)]
-    return worst(codes)
+    if any(map(os.path.exists, args.files)):   # wrong names start no daemon
+        unheard = unheard_managers(ensure_daemon(settings), settings)
+        if unheard and not args.quiet:
+            sys.stderr.write(f"dfly: warning: {unheard}\n")
+    return worst([_one(args, settings.socket, name) for name in args.files])
 
 
 def _identity(name: str) -> List[int]:
@@ -64,11 +61,11 @@ def _identity(name: str) -> List[int]:
     return [facts.st_dev, facts.st_ino]
 
 
-def _one(args: Arguments, socket_path: str, name: str, identity: List[int]) -> int:
+def _one(args: Arguments, socket_path: str, name: str) -> int:
     """Share one file; the exit code, after saying why it failed."""
     screen = _Screen(name, live=not (args.quiet or args.json) and sys.stderr.isatty())
     try:
-        done = _ask(socket_path, name, identity, screen)
+        done = _ask(socket_path, name, _identity(name), screen)
     except DflyError as error:
         screen.clear()
         sys.stderr.write(f"dfly: {printable(str(error))}\n")

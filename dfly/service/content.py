@@ -7,7 +7,7 @@ from typing import Optional
 from dfly.digest import Digest
 from dfly.errors import DflyError, DigestMismatch
 from dfly.service.ingest import Content
-from dfly.source import Version
+from dfly.source import Version, shown_url
 from dfly.store import PieceStore, TaskFile
 from dfly.task import Geometry, TaskSpec, check_geometry, piece_size_for
 from dfly.wire.messages import Accepted
@@ -45,8 +45,9 @@ def _open(store: PieceStore, spec: TaskSpec, version: str, geometry: Geometry) -
                       digest=str(spec.digest or ""))
 
 
-def check_content(file: TaskFile, digest: Digest) -> None:
-    """Read the whole content and compare (blocking); DigestMismatch names both digests."""
+def check_content(file: TaskFile, digest: Digest, url: str) -> None:
+    """Read the whole content of `url` and compare (blocking); DigestMismatch names both
+    digests."""
     length = file.geometry.length
     assert length is not None
     hasher = digest.hasher()
@@ -54,7 +55,7 @@ def check_content(file: TaskFile, digest: Digest) -> None:
         hasher.update(file.read(offset, min(HASH_SIZE, length - offset)))
     if hasher.digest() != digest.value:
         found = Digest(digest.algorithm, hasher.digest())
-        raise DigestMismatch(f"the content has {found}, expected {digest}",
+        raise DigestMismatch(f"{shown_url(url)}: the content has {found}, expected {digest}",
                              "the source serves other bytes than you expect; nothing was kept")
 
 

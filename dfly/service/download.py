@@ -400,11 +400,12 @@ class TaskDownload:
     async def _outlive_swarm(self, message: Union[Changed, TaskFailed]) -> None:
         """The swarm is over, and what is here whole may be wanted in another. But if all of it
         was found to be wrong there, it may be so here."""
-        digest = self.wish.spec.digest
+        spec = self.wish.spec
+        digest = spec.digest
         if (isinstance(message, TaskFailed) and digest is not None
                 and message.exit_code == DigestMismatch.exit_code):
             try:
-                await asyncio.to_thread(check_content, self.file, digest)
+                await asyncio.to_thread(check_content, self.file, digest, spec.url)
             except DigestMismatch as error:
                 await self._discard(error)
                 return

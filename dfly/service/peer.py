@@ -363,7 +363,8 @@ class Peer:
         """DigestMismatch, and the task leaves the store, if the whole content isn't as told."""
         for digest in digests:
             try:
-                await asyncio.to_thread(check_content, download.file, digest)
+                await asyncio.to_thread(check_content, download.file, digest,
+                                        download.wish.spec.url)
             except DflyError as error:
                 await discard(self.store, download.file, error)
                 raise

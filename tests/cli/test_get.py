@@ -221,6 +221,18 @@ def test_wrong_usage_is_one_line_and_2(
     assert ready.requests == []
 
 
+@pytest.mark.parametrize("option, kind", [
+    ("--ca-certificate", "certificates"), ("--crl-file", "X509 CRL"),
+    ("--certificate", "CERTIFICATE"), ("--certificate=good --private-key", "PRIVATE KEY")])
+def test_a_file_that_is_no_pem_is_named(ready: Any, tmp_path: Path, option: str, kind: str,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad").write_bytes(b"\x30\x82 DER")
+    (tmp_path / "good").write_text("-----BEGIN CERTIFICATE-----")
+    assert main(["get", URL, *option.split(), "bad"]) == 3
+    said = capsys.readouterr().err
+    assert f"bad: no {kind} in it" in said and said.count("\n") == 1 and ready.requests == []
+
+
 def test_a_target_that_cannot_be_is_told_before_the_download(
         ready: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir()

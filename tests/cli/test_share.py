@@ -72,5 +72,15 @@ def test_a_wrong_name_asks_no_daemon(daemon: Any, name: str,
 def test_a_manager_that_a_running_daemon_doesnt_hear_of(
         daemon: Any, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.answers["POST", "/v1/share"] = (200, DONE)
-    assert main(["share", str(file), "--manager", "other.example"]) == 0
-    assert "dfly: warning: a peer daemon runs already" in capsys.readouterr().err
+    daemon.answers["GET", "/v1/status"] = (200, {"role": "peer", "managers": ["10.0.0.9:65002"]})
+    for manager, warnings in (("other.example", 1), ("10.0.0.9", 0)):
+        assert main(["share", str(file), "--manager", manager]) == 0
+        assert capsys.readouterr().err.count("it uses 10.0.0.9:65002; --manager") == warnings
+
+
+def test_a_wrong_name_stops_no_other(daemon: Any, file: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.answers["POST", "/v1/share"] = (200, DONE)
+    assert main(["share", "absent", str(file)]) == 3
+    told = capsys.readouterr()
+    assert told.out.startswith("dfly://sha256/") and "can't read absent" in told.err
