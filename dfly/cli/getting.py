@@ -47,6 +47,8 @@ def get_all(args: Arguments) -> int:
     if args.timestamping and args.output is not None and args.output != "-":
         warnings.append("-N does nothing together with -O")   # as in wget
         args = args.changed(timestamping=False)
+    if settings.wait_s and settings.jobs > 1:
+        warnings.append("-j does nothing together with --wait: one file after the other")
     check_options(args)
     items = items_of(args, warnings.append)
     getting = _Getting(args, settings, Asking(args, settings, warnings.append))

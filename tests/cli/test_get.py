@@ -81,6 +81,13 @@ def test_a_bad_line_of_a_list_is_told_in_its_place(
     assert said.index("file.iso ") < said.index("list:2: ") < said.index("file.iso2")
 
 
+def test_pauses_between_files_are_of_one_after_the_other(
+        ready: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, warnings in (("-w0.01 -j2", 1), ("-w0.01", 0), ("-j2", 0)):
+        assert main(["get", "-O", "pile", *options.split(), URL, URL + "2"]) == 0
+        assert capsys.readouterr().err.count("-j does nothing together with --wait") == warnings
+
+
 def test_a_folder_is_made(ready: Any, tmp_path: Path) -> None:
     assert main(["get", "-P", "a/b", URL]) == 0
     assert (tmp_path / "a/b/big file.iso").read_bytes() == CONTENT
