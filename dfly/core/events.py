@@ -66,7 +66,8 @@ class SwarmClosed:
 class PeerJoined:
     """A host serves what it holds of a task (`have`, a piece set) and `wants` the rest or not.
 
-    `urgent_at`: a reader takes the bytes in order, now at this piece. Joining again is fine.
+    `urgent_at`: a reader takes the bytes in order, now at this piece. `limit_bps`: the host takes
+    no more bytes a second, 0 = what comes. Joining again is fine.
     """
 
     swarm: int
@@ -74,6 +75,7 @@ class PeerJoined:
     have: int = 0
     wants: bool = True
     urgent_at: Optional[int] = None
+    limit_bps: int = 0
 
 
 @dataclass(frozen=True)

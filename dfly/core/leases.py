@@ -30,6 +30,7 @@ from dfly.core.trust import Trust, TrustLimits
 from dfly.task import lowest
 from dfly.wire.messages import Failure
 
+LIMITED_S = 1.0     # a child with a limit of its own has leases for so long
 FAR_S = 10.0        # who failed a child may be near it: so long it waits for nobody near
 HEDGED = 3          # checks without progress: so many until a lease is revoked, one once hedged
 RATE_SPAN_S = 0.1   # a child's rate is measured over at least this,
@@ -244,6 +245,16 @@ class Leases:
             self._watch(lease, max(self.now, lease.progress_at + self._slow_s(lease)))
 
     def _shape(self, child: Peer) -> Tuple[int, int]:
+        """What _shape_free says; a child with a limit of its own gets no more than it can take
+        in LIMITED_S."""
+        window, run_max = self._shape_free(child)
+        if child.limit_bps:
+            pieces = 2 + LIMITED_S * child.limit_bps / child.swarm.piece_size
+            window = min(window, int(pieces))
+            run_max = min(run_max, max(1, int(pieces / window)))
+        return window, run_max
+
+    def _shape_free(self, child: Peer) -> Tuple[int, int]:
         """(leases that the child should have, pieces of one lease at most).
 
         Together they cover what is on the way at its rate while a report and the next lease
@@ -431,6 +442,8 @@ class Leases:
         limits, child = self.limits, lease.child
         factor = limits.slow_factor if child.need else limits.endgame_factor
         expect_s = max(lease.expect_s, child.unit_s)
+        if child.limit_bps:    # its leases share that, whatever its parents could do
+            expect_s = max(expect_s, len(child.leases) * child.swarm.piece_size / child.limit_bps)
         slow_s = limits.slow_min_s + self.pacing.batch_s + factor * expect_s
         if lease.stream >= 0:
             if not lease.parent.have >> lowest(lease.left) & 1:

@@ -151,6 +151,7 @@ class Scheduler:
         self._set_held(peer, event.have)
         peer.urgent_at = self._piece_or_none(event.urgent_at)
         peer.hungry_at = self._leases.now
+        peer.limit_bps = event.limit_bps
         wants = event.wants and event.host != SEED
         if wants and not peer.wants:
             peer.wants = True

@@ -150,8 +150,8 @@ class Peer:
 
     __slots__ = ("avoid", "busy", "delayed", "ending", "far_until", "grove", "groups", "have",
                  "holders_only", "host", "hungry_at", "leased", "leases", "least_s", "level",
-                 "listed", "patience", "plateau", "rate_at", "rate_best", "rate_count", "rate_pps",
-                 "ready_at", "stream", "swarm", "unit_s", "urgent_at", "waits", "wants")
+                 "limit_bps", "listed", "patience", "plateau", "rate_at", "rate_best", "rate_count",
+                 "rate_pps", "ready_at", "stream", "swarm", "unit_s", "urgent_at", "waits", "wants")
 
     def __init__(self, swarm: Swarm, host: Host) -> None:
         self.swarm = swarm
@@ -168,6 +168,7 @@ class Peer:
         self.avoid: Dict[int, Tuple[float, int]] = {}  # parent -> (until, failures)
         self.ready_at = 0.0                 # gets no lease before (its own disk failed)
         self.hungry_at = 0.0                # of the last lease granted to it
+        self.limit_bps = 0                  # takes no more bytes a second; 0 = what comes
         self.patience = 1.0                 # factor on "too slow", for slow links
         self.rate_pps = 0.0                 # pieces a second that it stores
         self.rate_best = 0.0                # the most that it stored, and

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable, Dict, NamedTuple, Optional, Sequence, Type, Union
 
 from dfly.access import SourceFacts
@@ -46,7 +47,7 @@ from dfly.service.partial import take_as_told, take_before
 from dfly.service.runs import Runs
 from dfly.service.runtime import Tasks
 from dfly.service.story import ParentStory, Troubles
-from dfly.service.wish import Wish
+from dfly.service.wish import Wish, join_of
 from dfly.source import SourceChanged
 from dfly.store import GONE, PieceStore, TaskFile
 from dfly.store.sink import PieceMismatch
@@ -54,7 +55,6 @@ from dfly.wire.messages import (
     Accepted,
     Changed,
     Digests,
-    Join,
     Lease,
     Offer,
     Revoke,
@@ -462,7 +462,8 @@ class TaskDownload:
 
     async def _ask_to_lead(self, link: ManagerLink) -> bool:
         """True if `link`'s manager leads us now, or has told that this version is over."""
-        make, timeout_s = (self._offer, None) if self.is_done else (self._join, LINK_WAIT_S * 5)
+        make, timeout_s = (self._offer, None) if self.is_done else (
+            partial(join_of, self.wish, self.file, self._limits), LINK_WAIT_S * 5)
         try:
             accepted = await link.join(make, timeout_s)
         except DflyError as error:
@@ -475,10 +476,6 @@ class TaskDownload:
             return True
         self._join_swarm(link, accepted)
         return True
-
-    def _join(self, request: int) -> Join:
-        return Join(request, self.wish.spec, self.file.version, self.file.geometry.piece_size,
-                    self.file.have, self.wish.access, self.wish.flags)
 
     def _offer(self, request: int) -> Offer:
         geometry = self.file.geometry

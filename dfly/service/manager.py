@@ -406,11 +406,13 @@ class Manager:
         if wants:
             task.givers.discard(host.number)   # whatever it offered before
         self._news.tell(host, task)
-        first = None
-        if isinstance(asked, Join) and asked.flags & STREAMING:
-            first = next((first for first, _ in runs_of(~held & full_set(
-                geometry.piece_count or held.bit_length() + 1))), None)
-        self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first))
+        first, limit_bps = None, 0
+        if isinstance(asked, Join):
+            limit_bps = asked.limit_bps
+            if asked.flags & STREAMING:
+                first = next((first for first, _ in runs_of(~held & full_set(
+                    geometry.piece_count or held.bit_length() + 1))), None)
+        self.decide(core.PeerJoined(task.swarm, host.number, held, wants, first, limit_bps))
 
     def _on_offer(self, host: HostLink, offer: Offer) -> None:
         size = size_of(offer)

@@ -56,14 +56,14 @@ from dfly.service.pieces import PieceServer, Served
 from dfly.service.runtime import Leftovers, Ready, Tasks, run_role
 from dfly.service.sharing import Sharing
 from dfly.service.sources import MANAGER_TRIES, looking, source_for
-from dfly.service.wish import Seen, Wish
+from dfly.service.wish import Seen, Wish, join_of
 from dfly.source import SourceChanged, Version
 from dfly.source.http import HttpSource
 from dfly.store import PieceStore, TaskFile
 from dfly.store.disk import DiskStore
 from dfly.task import TaskSpec
 from dfly.units import parse_http_date
-from dfly.wire.messages import Accepted, Hello, Join
+from dfly.wire.messages import Accepted, Hello
 
 log = logging.getLogger("dfly.peer")
 
@@ -279,7 +279,8 @@ class Peer:
         tried = 0
         while True:
             try:
-                return await link.join(partial(_join, wish, held), wish.patience_s)
+                return await link.join(partial(join_of, wish, held, (self._download,)),
+                                       wish.patience_s)
             except ServerError as error:
                 tried += MANAGER_TRIES
                 if (not is_transient(error, manners.retry_statuses)
@@ -430,13 +431,6 @@ def _date(file: TaskFile) -> None:
 def _trouble(link: ManagerLink, error: DflyError) -> str:
     """Why this manager doesn't help, for people."""
     return error.what if link.name in error.what else f"manager {link.name}: {error.what}"
-
-
-def _join(wish: Wish, held: Optional[TaskFile], request: int) -> Join:
-    if held is None or held.failed is not None:
-        return Join(request, wish.spec, access=wish.access, flags=wish.flags)
-    return Join(request, wish.spec, held.version, held.geometry.piece_size, held.have,
-                wish.access, wish.flags)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

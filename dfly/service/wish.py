@@ -1,8 +1,9 @@
 """What one caller of this host asks for, from the local socket to the download. Values only."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Tuple
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
 
 from dfly.access import Access, SourceFacts, settled
 from dfly.digest import Digest
@@ -11,7 +12,11 @@ from dfly.names import canonical_url, is_shared_url
 from dfly.source.hops import checked_headers
 from dfly.task import TaskSpec
 from dfly.wire.codec import wish_from
-from dfly.wire.messages import NO_SOURCE, STREAMING
+from dfly.wire.messages import NO_SOURCE, STREAMING, Join
+
+if TYPE_CHECKING:
+    from dfly.net.limiter import Limiter
+    from dfly.store import TaskFile
 
 PATIENCE_MIN_S = 6.0     # a busy manager's answer may take so long, however hasty the caller
 PATIENCE_MAX_S = 600.0   # for a manager's answer: it asks the source first
@@ -40,6 +45,19 @@ class Wish:
         """How long to wait for a manager's answer."""
         read_s = self.access.manners.read_timeout_s
         return max(PATIENCE_MIN_S, min(read_s or PATIENCE_MAX_S, PATIENCE_MAX_S))
+
+
+def join_of(wish: Wish, held: Optional[TaskFile], limits: Sequence[Limiter],
+            request: int) -> Join:
+    """What a manager is asked for it, by a host that has these limits for all its downloads."""
+    rates = (wish.limit_bps, *(limit.rate_bps for limit in limits))
+    limit_bps = min((rate for rate in rates if rate), default=0.0)
+    join = Join(request, wish.spec, access=wish.access, flags=wish.flags,
+                limit_bps=ceil(limit_bps))
+    if held is None or held.failed is not None:
+        return join
+    return replace(join, version=held.version, piece_size=held.geometry.piece_size,
+                   have=held.have)
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ LOOK = 4        # Join.flags: only tell what the source has; Accepted will name 
 
 @dataclass(frozen=True)
 class Join(Message):
-    """Peer to manager: I want this task, and hold `have` (a piece set) of `version`.
+    """Peer to manager: I want this task, and hold `have` (a piece set) of `version`. I take no
+    more than `limit_bps` bytes a second, 0 = what comes.
 
     What is secret in `access` is for the source only: never stored, logged or passed on.
     """
@@ -233,21 +234,23 @@ class Join(Message):
     have: int = 0
     access: Access = Access()
     flags: int = 0
+    limit_bps: int = 0
     code: ClassVar[int] = 10
-    fixed: ClassVar[struct.Struct] = struct.Struct("!IBI")
+    fixed: ClassVar[struct.Struct] = struct.Struct("!IBIQ")
 
     def encode(self) -> bytes:
-        return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size)
+        return pack_frame(self.code, self.fixed.pack(self.request, self.flags, self.piece_size,
+                                                     self.limit_bps)
                           + put_wish(self.spec, self.access) + put_text(self.version, VERSION_MAX)
                           + put_set(self.have))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Join:
-        request, flags, piece_size = cls.fixed.unpack_from(body)
+        request, flags, piece_size, limit_bps = cls.fixed.unpack_from(body)
         tail = Reader(body, cls.fixed.size)
         spec, access = tail.wish()
         return cls(request, spec, tail.text(VERSION_MAX), piece_size,
-                   tail.piece_set(), access, flags)
+                   tail.piece_set(), access, flags, limit_bps)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,21 @@ def pieces_of(grants: List[Grant]) -> List[int]:
     return sorted(piece for grant in grants for piece in members(run_set(grant.first, grant.count)))
 
 
+def test_a_child_that_limits_itself_gets_what_it_can_take_and_blames_nobody() -> None:
+    book = Playbook(pieces=40)
+    book.fetched(*range(40))
+    book.tell(core.HostJoined(1, (), 16))
+    book.tell(core.PeerJoined(SWARM, 1, limit_bps=(1 << 20) // 10))    # 10 s a piece
+    grants = book.of_child(1)
+    assert 1 <= len(grants) <= 2
+    assert all(grant.deadline_s > 40 for grant in grants)    # each has half of the limit
+    assert only(Withdraw, book.wait(19)) == []
+    free = Playbook(pieces=40)
+    free.fetched(*range(40))
+    free.join(1)
+    assert len(free.of_child(1)) > 2 and only(Withdraw, free.wait(19))
+
+
 # ------------------------------------------------------------------------------ the seed
 def test_a_piece_is_leased_from_the_manager_as_soon_as_it_is_fetched() -> None:
     book = Playbook()

@@ -56,7 +56,7 @@ ONE_OF_EACH: List[Message] = [
     Hello(b"i" * 16, 65003, "host-1", "eu/dc1/r2", "192.0.2.1", {"cores": 8}),
     Welcome("manager-1", 10.0, 0.005), Busy(1.5, "too many links"),
     Bye(6, "token refused", "see dfly keys"), Ping(1 << 63), Pong(0), Pace(0.025),
-    Join(7, SPEC, "etag:1", 262144, 0b1011, ACCESS, 3), Join(8, PARTS, flags=4),
+    Join(7, SPEC, "etag:1", 262144, 0b1011, ACCESS, 3), Join(8, PARTS, flags=4, limit_bps=1 << 40),
     Accepted(7, 3, "ab" * 32, "etag:1", 100, 262144, b"token", True, b"x" * 100, FACTS),
     Accepted(8, 4, "cd" * 32, "", None, 1 << 20), Refused(7, 8, "404", "check the URL", 404),
     Have(3, (1 << 70) | 1), Digests(3, 5, bytes(64)), Sized(3, 1 << 40), Changed(3),
@@ -131,7 +131,7 @@ def test_bounds_are_kept_at_both_ends() -> None:
     b'{"url":"' + b"u" * 9000 + b'"}', b'[' * 60_000,
 ])
 def test_a_join_with_a_bad_wish_is_refused(wanted: bytes) -> None:
-    body = Join.fixed.pack(1, 0, 0) + len(wanted).to_bytes(4, "big") + wanted + bytes(8)
+    body = Join.fixed.pack(1, 0, 0, 0) + len(wanted).to_bytes(4, "big") + wanted + bytes(8)
     with pytest.raises(MessageError):
         decode(Join.code, body)
 
