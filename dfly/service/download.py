@@ -156,7 +156,7 @@ class TaskDownload:
             self._ingest = None
             self._tasks.start(ingest.close())
         self._step(core.NoManagerAnswers())
-        if self._means.managers.any_known:
+        if self._means.managers.any_known and not self.wish.why_alone:
             self._led = self._tasks.start(self._find_leader_then_stay())
 
     def lead(self, link: ManagerLink, accepted: Accepted) -> None:
@@ -569,11 +569,13 @@ class TaskDownload:
 
     async def _check_source(self, ingest: Ingest, pieces: Optional[int]) -> None:
         """The source must still have the version whose pieces this host holds. A source without
-        validators can't tell, but bytes whose digests are known can't be wrong ones."""
+        validators can't tell, but bytes whose digests are known can't be wrong ones; others come
+        behind pieces that are held, which are compared."""
         known, start, stop = held_state(self.file)
         content = await ingest.begin(known, start=start, stop=stop)
         missing = pieces or 0
-        if not content.unchanged and missing & ~self.file.known:
+        is_compared = not (content.provable or (known is not None and known.has_validator))
+        if not (content.unchanged or is_compared) and missing & ~self.file.known:
             raise SourceChanged("the source changed during the download")
 
     def _count_source(self, piece: int) -> None:

@@ -207,8 +207,8 @@ class Peer:
             here = await self._whole_here(wish.spec, any_version=shared)
             if here is not None:
                 return Started(here, here.facts)
-        why = _why_alone(wish)
-        for link in [] if wish.alone or why else self.managers.for_task(task_id):
+        why = wish.why_alone
+        for link in [] if why else self.managers.for_task(task_id):
             if not await link.opened(LINK_WAIT_S):
                 why = _trouble(link, link.refused or NetworkError("no answer"))
                 continue
@@ -293,7 +293,7 @@ class Peer:
         """What the source has; nothing is fetched but its answer."""
         self.touch()
         task_id = wish.spec.task_id
-        for link in [] if wish.alone or _why_alone(wish) else self.managers.for_task(task_id):
+        for link in [] if wish.why_alone else self.managers.for_task(task_id):
             if await link.opened(LINK_WAIT_S):
                 try:
                     seen = await link.look(partial(looking, wish.spec, wish.access),
@@ -332,7 +332,7 @@ class Peer:
             raise
         download = self._begin(wish, file)
         download.facts = replace(content.facts, cookies=())
-        if why:
+        if why and not wish.alone:
             download.warn(f"no P2P: {why}")
         download.start_alone(ingest)
         return Started(download, content.facts)
@@ -409,12 +409,6 @@ class Peer:
         self.metrics.set("dfly_tasks", len(self._downloads))
         self.metrics.set("dfly_links", sum(link.is_open for link in self.managers.links))
         return Response(200, [("Content-Type", METRICS_TYPE)], self.metrics.render())
-
-
-def _why_alone(wish: Wish) -> str:
-    """Why no manager may be asked for this; '' = any may."""
-    return ("a client certificate's key doesn't leave this host" if wish.access.stays_here
-            else "")
 
 
 def _date(file: TaskFile) -> None:

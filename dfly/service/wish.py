@@ -41,6 +41,13 @@ class Wish:
         return (STREAMING if self.streaming else 0) | (NO_SOURCE if self.no_source else 0)
 
     @property
+    def why_alone(self) -> str:
+        """Why no manager may hear of this; "" = any may."""
+        if self.access.stays_here:
+            return "a client certificate's key doesn't leave this host"
+        return "none is wanted" if self.alone else ""
+
+    @property
     def patience_s(self) -> float:
         """How long to wait for a manager's answer."""
         read_s = self.access.manners.read_timeout_s
@@ -52,8 +59,9 @@ def join_of(wish: Wish, held: Optional[TaskFile], limits: Sequence[Limiter],
     """What a manager is asked for it, by a host that has these limits for all its downloads."""
     rates = (wish.limit_bps, *(limit.rate_bps for limit in limits))
     limit_bps = min((rate for rate in rates if rate), default=0.0)
-    join = Join(request, wish.spec, access=wish.access, flags=wish.flags,
-                limit_bps=ceil(limit_bps))
+    # Another caller may have brought a manager in, who told none of these secrets.
+    access = wish.access.without_secrets() if wish.access.stays_here else wish.access
+    join = Join(request, wish.spec, access=access, flags=wish.flags, limit_bps=ceil(limit_bps))
     if held is None or held.failed is not None:
         return join
     return replace(join, version=held.version, piece_size=held.geometry.piece_size,

@@ -12,13 +12,15 @@ from typing import Any, List, Tuple
 
 import pytest
 
+from dfly.access import Access, Login, TlsSettings
 from dfly.clock import Clock
 from dfly.digest import Digest
 from dfly.errors import DflyError, DigestMismatch, FileError, NetworkError, NoSpace
+from dfly.net.limiter import Limiter
 from dfly.service.download import Means, TaskDownload
 from dfly.service.metrics import Metrics
 from dfly.service.runtime import Leftovers
-from dfly.service.wish import Wish
+from dfly.service.wish import Wish, join_of
 from dfly.store.memory import MemoryStore
 from dfly.store.sink import PieceMismatch
 from dfly.task import Geometry, TaskSpec
@@ -27,6 +29,7 @@ from dfly.wire.messages import Accepted, Changed, TaskFailed
 
 SPEC = TaskSpec("http://files.example/a")
 SWARM = 5
+WISH = Wish(SPEC)
 
 
 class NotingLink:
@@ -48,7 +51,7 @@ class NotingLink:
         self.calls.append(("leave", swarm))
 
 
-def download_of(length: int) -> Tuple[TaskDownload, Any]:
+def download_of(length: int, wish: Wish = WISH) -> Tuple[TaskDownload, Any]:
     """A download that nobody leads yet, and its file in a store in memory."""
     store: Any = MemoryStore()
     nothing: Any = None
@@ -58,7 +61,7 @@ def download_of(length: int) -> Tuple[TaskDownload, Any]:
     means = Means(store, nothing, lines, managers, Metrics(), Clock(), random.Random(1), (),
                   nothing)
     file = store.open(SPEC.task_id, "v", Geometry(length, MIB))
-    return TaskDownload(means, Wish(SPEC), file), file
+    return TaskDownload(means, wish, file), file
 
 
 def test_a_download_that_failed_leaves_its_swarm_at_once_and_only_once() -> None:
@@ -109,6 +112,55 @@ def test_a_source_whose_piece_is_wrong_costs_none_of_the_pieces_held() -> None:
         kept = download._means.store.find(SPEC.task_id)
         assert kept is file and file.have == 1 and file.failed is None
     asyncio.run(run())
+
+
+class WaitingIngest:
+    """A source that gives nothing."""
+
+    async def fetch(self, file: Any, **_: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("wish, asked", [
+    (Wish(SPEC), True), (Wish(SPEC, alone=True), False),
+    (Wish(SPEC, Access(tls=TlsSettings(cert="CERT", key="KEY"))), False)])
+def test_whoever_wants_no_swarm_is_told_of_to_no_manager(wish: Wish, asked: bool) -> None:
+    class Managers:
+        any_known = True
+        heard = False
+
+        def for_task(self, task_id: str) -> List[Any]:
+            self.heard = True
+            return []
+
+        async def next_opening(self) -> None:
+            await asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        download, _ = download_of(10 * MIB, wish)
+        managers: Any = Managers()
+        download._means = replace(download._means, managers=managers)
+        ingest: Any = WaitingIngest()
+        download.start_alone(ingest)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert managers.heard is asked
+        await download.abandon(DflyError("put away"))
+        with pytest.raises(DflyError):
+            await download.done
+    asyncio.run(run())
+
+
+def test_a_join_tells_no_key() -> None:
+    login = Login("http://files.example:80", "user", "hush")
+    free = join_of(Wish(SPEC, Access(logins=(login,)), limit_bps=9.5), None, (), 1)
+    assert free.access.logins == (login,) and free.limit_bps == 10
+    kept = join_of(Wish(SPEC, Access(logins=(login,), tls=TlsSettings(cert="C", key="KEY"))),
+                   None, (Limiter(7.0),), 1)
+    assert kept.access == Access() and kept.limit_bps == 7
 
 
 def test_a_complete_file_that_proves_damaged_is_not_delivered_again() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -235,6 +235,32 @@ def test_a_source_that_changes_midway(yard: Yard, way: str, validator: str) -> N
         end = yard.run(way, folder, "-q", "--waitretry=1", url)
         assert end.code == 0, end.err
         assert (folder / "file").read_bytes() == NEW
+
+
+@both
+def test_a_source_that_changes_midway_and_tells_nothing_of_it(yard: Yard, way: str) -> None:
+    """Not even another length; one content or the other, never both."""
+    bare = {"etag": "", "last_modified": "", "cut_after": len(OLD) // 4}
+    with SourceServer() as source:
+        url = source.add("/file", NEW[:len(OLD)], **bare)
+        new = source._pages["/file"]
+        source.add("/file", OLD, becomes=new, becomes_after=len(OLD) // 16, **bare)
+        folder = yard.folder(way)
+        end = yard.run(way, folder, "-q", "--waitretry=1", url)
+        assert end.code == 0, end.err
+        assert (folder / "file").read_bytes() == NEW[:len(OLD)]
+
+
+@both
+@pytest.mark.parametrize("told", [{}, {"etag": "", "last_modified": ""}], ids=["tagged", "bare"])
+def test_a_source_that_always_breaks_off_is_a_network_error(yard: Yard, way: str,
+                                                            told: Dict[str, str]) -> None:
+    with SourceServer() as source:
+        url = source.add("/file", OLD, ranges=False, cut_after=3_000_000, **told)
+        folder = yard.folder(way)
+        end = yard.run(way, folder, "-nv", "-t", "2", "--waitretry=1", url)
+        assert end.code == 4 and "connection ended after" in end.err.splitlines()[-1], end.err
+        assert tree_of(folder) == {} and half_written(folder) == []
 
 
 @both
