@@ -280,7 +280,8 @@ BAD_TALK: Dict[str, bytes] = {
     "a Hello too short": struct.pack("!IHH", 2, 1, 1),
     "two Hellos": HELLO.encode() * 2,
     "a manager's message": HELLO.encode() + Sized(1, 5).encode(),
-    "a Join without JSON": HELLO.encode() + struct.pack("!IHIBIQ", 17 + 8, 10, 1, 0, 0, 0) + b"{{{{{{{{",
+    "a Join without JSON":
+        HELLO.encode() + struct.pack("!IHIBIQ", 17 + 8, 10, 1, 0, 0, 0) + b"{{{{{{{{",
     "a Stored that promises more": HELLO.encode() + struct.pack("!IHII", 8, 33, 1, 4096),
     "another version": Hello(bytes(16), 1, version=77).encode(),
 }
