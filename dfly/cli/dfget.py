@@ -16,7 +16,7 @@ from dfly import __version__
 from dfly.cli.target import name_from_url
 from dfly.config import MANAGER_PORT
 from dfly.errors import UsageError, printable
-from dfly.names import split_url
+from dfly.names import canonical_url
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def translate(words: List[str]) -> Tuple[List[str], List[str]]:
     if "--url" not in given:
         raise UsageError("no URL", "name one by -u URL")
     url = given["--url"][-1]
-    split_url(url)
+    canonical_url(url)   # or an error
     given.setdefault("--output", [name_from_url(url)])  # by -O: as with dfget, it is replaced
     if "--md5" in given and given.pop("--identifier", []):
         warnings.append("--identifier has no effect beside --md5")

@@ -367,6 +367,8 @@ def _answer(facts: Mapping[str, Any]) -> List[str]:
     headers = facts.get("headers")
     pairs = [pair for pair in (headers if isinstance(headers, (list, tuple)) else [])
              if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    if not facts:
+        return ["  no server was asked: hosts of the cluster have it"]
     status = f"{facts.get('status', '')} {facts.get('reason') or ''}".rstrip()
     return [f"  HTTP/1.1 {status}", *(f"  {name}: {value}" for name, value in pairs[:HEADERS_MAX]),
             *([f"  ... and {len(pairs) - HEADERS_MAX} more"] if len(pairs) > HEADERS_MAX else [])]

@@ -106,10 +106,10 @@ class Rules:
         """The folders that -x makes for it, outermost first."""
         if not self.folders:
             return []
-        from urllib.parse import unquote
+        from urllib.parse import unquote, urlsplit
 
-        from dfly.names import split_url
-        parts = split_url(url)
+        from dfly.names import is_shared_url, split_url
+        parts = urlsplit(url) if is_shared_url(url) else split_url(url)
         path: List[str] = []
         for part in map(unquote, parts.path.split("/")[:-1]):
             if part == "..":
@@ -119,7 +119,7 @@ class Rules:
         if len(path) > FOLDERS_MAX:
             raise UsageError(f"a URL with {len(path)} folders", f"-x makes at most {FOLDERS_MAX}")
         host = self.safe(parts.hostname or "") or "_"
-        if parts.port not in (None, DEFAULT_PORTS[parts.scheme]):
+        if parts.port not in (None, DEFAULT_PORTS.get(parts.scheme)):
             host += f"{'+' if 'windows' in self.modes else ':'}{parts.port}"
         return [*([parts.scheme] if self.protocol_folder else ()),
                 *([host] if self.host_folder else ()), *path[self.cut:]]

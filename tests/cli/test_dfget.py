@@ -82,6 +82,8 @@ def test_words_with_a_meaning(words: List[str], became: List[str]) -> None:
 def test_without_o_the_urls_name_is_replaced_not_numbered() -> None:
     assert translate(["-u", "http://f/d/a%20b"])[0][1] == "--output-document=a b"
     assert translate(["-u", "http://f/"])[0][1] == "--output-document=index.html"
+    shared = f"dfly://sha256/{'ab' * 32}/f"
+    assert translate(["-u", shared])[0] == [shared, "--output-document=f"]
 
 
 @pytest.mark.parametrize("flag", IGNORED, ids=lambda flag: flag.name)

@@ -537,7 +537,13 @@ def test_a_servers_answer_is_shown_as_wget_does(verbosity: int) -> None:
     assert log.getvalue() == "  HTTP/1.1 200 OK\n  Content-Length: 6\n  X: a\\x1b[2Jb\n"
 
 
-@pytest.mark.parametrize("facts", [{}, {"headers": 5}, {"headers": [5, ["a"], {"a": "b"}]},
+def test_a_content_that_no_server_has_has_no_answer() -> None:
+    log = io.StringIO()
+    Screen("none", stream=log).server_answer({}, url=URL)
+    assert log.getvalue() == f"{URL}:\n  no server was asked: hosts of the cluster have it\n"
+
+
+@pytest.mark.parametrize("facts", [{"headers": 5}, {"headers": [5, ["a"], {"a": "b"}]},
                                    {"headers": [["n", "v"]] * 10_000, "status": [], "reason": 5}])
 def test_a_strange_answer_does_no_harm(facts: Dict[str, Any]) -> None:
     log = io.StringIO()

@@ -15,6 +15,12 @@ from dfly.errors import FileError, UsageError
 A, B = "ab" * 32, "cd" * 32
 
 
+def test_a_shared_content_has_its_name_at_the_end() -> None:
+    sums = Sums(f"{A}  f g", "SUMS")
+    for url in (f"dfly://sha256/{A}/f%20g", "http://h/x/f%20g?a=/b"):
+        assert sums.digest_for_url(url) == f"sha256:{A}"
+
+
 @pytest.mark.parametrize("text, name, digest", [
     (f"{A}  f", "f", f"sha256:{A}"),
     (f"{A} *f", "f", f"sha256:{A}"),

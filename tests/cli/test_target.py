@@ -173,6 +173,11 @@ def test_folders_as_in_the_url(rules: Dict[str, Any], url: str, path: str) -> No
     assert target_for(url, "o", None, Rules(folders=True, **rules)).path == "o"
 
 
+def test_folders_of_a_shared_content() -> None:
+    shared = f"sha256/{'ab' * 32}/f"
+    assert target_for(f"dfly://{shared}", None, None, Rules(folders=True)).path == shared
+
+
 def test_folders_without_end() -> None:
     with pytest.raises(UsageError, match="150 folders"):
         target_for("http://h/" + "a/" * 150, None, None, Rules(folders=True))
