@@ -4,8 +4,9 @@ One parser serves servers and clients, because what one lets through the other m
 refuse. It is strict wherever two readers of the same bytes could disagree about where a message
 ends (request smuggling): no folded lines, no bare CR, no space before a colon, no length given
 twice with two values, no length beside a transfer coding, no coding but `chunked`. A server may
-end its lines with a bare LF (small embedded ones do), a client may not. Every buffer is bounded
-by a constant below. Whatever the bytes, the only exception is HttpError, a ProtocolError that
+end its lines with a bare LF (small embedded ones do), and what it tells with control bytes, of
+anything but the body, counts as not told; a client may do neither. Every buffer is bounded by a
+constant below. Whatever the bytes, the only exception is HttpError, a ProtocolError that
 also says which status a server should answer with. `dfly get` loads this file at each start, so
 it has plain classes and no compiled patterns.
 """
@@ -17,6 +18,7 @@ from dfly.errors import ProtocolError
 from dfly.wire.lines import (
     chunk_size,
     head_end,
+    is_negligible,
     is_text,
     is_token,
     split_header,
@@ -313,14 +315,12 @@ class HeadParser:
             raise HttpError("a line ends without CR")
         headers = self._first.headers
         for line in lines:
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            elif self._is_request:
-                raise HttpError("a line ends without CR")
+            line = self._without_line_end(line + b"\n")
             pair = split_header(line)
-            if pair is None:
+            if pair is not None:
+                headers.add(pair[0].decode("ascii"), pair[1].decode("latin-1"))
+            elif self._is_request or not is_negligible(line):
                 raise HttpError(f"malformed header line: {line[:100]!r}")
-            headers.add(pair[0].decode("ascii"), pair[1].decode("latin-1"))
         if isinstance(self._first, RequestHead):
             _check_host(self._first)
 

@@ -15,6 +15,8 @@ _TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"
 _VISIBLE = bytes([*range(0x21, 0x7f), *range(0x80, 0x100)])
 _TEXT = b"\t " + _VISIBLE
 _HEX = b"0123456789ABCDEFabcdef"
+_CONTROLS = bytes([*range(0x01, 0x09), 0x0b, 0x0c, *range(0x0e, 0x20), 0x7f])  # not NUL, LF, CR
+_OF_THE_BODY = (b"content-length", b"transfer-encoding", b"content-encoding")
 
 
 def is_token(data: bytes) -> bool:
@@ -48,6 +50,15 @@ def split_header(line: bytes) -> Optional[Tuple[bytes, bytes]]:
     if not colon or not name or name.translate(None, _TOKEN) or value.translate(None, _TEXT):
         return None
     return name, value.strip(b" \t")
+
+
+def is_negligible(line: bytes) -> bool:
+    """True of a malformed header line without which its message means what it means: nothing is
+    wrong with it but control bytes in its value, as wget and curl let pass, and it doesn't say
+    where the body ends or how it's encoded."""
+    pair = split_header(line.translate(None, _CONTROLS))
+    name = line.partition(b":")[0]
+    return pair is not None and pair[0] == name and name.lower() not in _OF_THE_BODY
 
 
 def split_request_line(line: bytes) -> Optional[Tuple[bytes, bytes, bytes]]:

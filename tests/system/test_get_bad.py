@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import Exchange, SourceServer
 from tests.system.scene import PIECE, content_of, half_written, sha256
-from tests.system.yard import Yard, both, open_yard, tree_of
+from tests.system.yard import WAYS, WGET, File, Yard, both, open_yard, tree_of
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
 A = content_of(0.3)
@@ -111,6 +111,32 @@ def test_reasons_and_headers_are_never_printed_raw(yard: Yard, way: str) -> None
         url = yard.source.add(f"/raw-{way}-{number}", raw=head)
         end = yard.run(way, yard.folder(way), "-S", "-v", "-t", "1", url)
         assert end.code in (6, 7, 8, 4) and "\x1b" not in end.err and "\x07" not in end.err
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_headers_with_control_bytes_cost_no_download(yard: Yard, way: str) -> None:
+    """All but NUL and what tells where the body ends; they count as not there."""
+    if way == "wget" and WGET is None:
+        pytest.skip("wget isn't installed")
+    odd = b"".join(b"X-%d: a%cb\r\n" % (code, code) for code in [*range(1, 9), 11, 12,
+                                                              *range(14, 32), 127])
+    head = (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"\x01\"\r\nSet-Cookie: a=\x1b\r\n"
+            b"Content-Disposition: attachment; filename=\"\x1bname\"\r\n" + odd + b"\r\nhello")
+    url = yard.source.add(f"/controls-{way}", raw=head)
+    folder = yard.folder(way)
+    end = yard.run(way, folder, "-t", "1", "-S", url)
+    assert end.code == 0 and "\x1b" not in end.err
+    assert tree_of(folder) == {f"controls-{way}": File(b"hello")}
+
+
+@both
+@pytest.mark.parametrize("line", [b"X: a\0b", b"X: a\rb", b"Transfer-Encoding: chunked\x01"])
+def test_headers_that_may_matter_fail_it(yard: Yard, way: str, line: bytes) -> None:
+    url = yard.source.add(f"/ill-{way}-{len(line)}",
+                          raw=b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + line + b"\r\n\r\nhello")
+    folder = yard.folder(way)
+    end = yard.run(way, folder, "-t", "1", url)
+    assert end.code == 7 and "malformed header" in end.err and tree_of(folder) == {}
 
 
 # --------------------------------------------------------------------------------- floods

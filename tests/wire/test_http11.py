@@ -140,6 +140,22 @@ def test_malformed_requests_are_refused_with_400(bad: bytes) -> None:
     assert refusal("request", bad).status == 400
 
 
+def test_a_servers_header_with_control_bytes_counts_as_not_there() -> None:
+    told = b"X-Odd: a\x01\x1b[31m\x7fb\r\nETag: \x02\r\nContent-Length: 0\r\n\r\n"
+    head, rest = parse("response", b"HTTP/1.1 200 OK\r\n" + told + b"!")
+    assert head is not None and list(head.headers) == [("Content-Length", "0")] and rest == b"!"
+    assert refusal("request", b"GET / HTTP/1.1\r\nHost: a\r\n" + told).status == 400
+
+
+@pytest.mark.parametrize("bad", [
+    b"X: a\x00b", b"X: a\rb", b"X: a\x01\x00", b"Content-Length: 1\x01",
+    b"transfer-encoding: chunked\x0b", b"Content-Encoding: \x08gzip", b"X\x01: a", b"X : \x01",
+    b" folded\x01", b"no colon\x01", b": \x01"])
+def test_a_servers_header_that_may_matter_is_refused(bad: bytes) -> None:
+    assert "malformed header" in refusal(
+        "response", b"HTTP/1.1 200 OK\r\n" + bad + b"\r\n\r\n").what
+
+
 @pytest.mark.parametrize("kind,start", [("request", b"\x16\x03\x01"), ("request", b"\x00"),
                                         ("request", b"\x80\x01"), ("response", b"SSH-2.0"),
                                         ("response", b"\x15\x03"), ("response", b"<html>")])

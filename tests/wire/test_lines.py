@@ -10,6 +10,7 @@ import pytest
 from dfly.wire.lines import (
     chunk_size,
     head_end,
+    is_negligible,
     is_text,
     is_token,
     split_header,
@@ -64,3 +65,13 @@ def test_each_byte_has_its_place(code: int) -> None:
     assert is_token(byte) == bool(re.fullmatch(TOKEN, byte))
     assert is_text(byte) == bool(re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", byte))
     assert is_text(b"") and not is_token(b"")
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_a_header_with_control_bytes_may_be_left_out(code: int) -> None:
+    may_be = code < 0x20 and code not in b"\0\t\r\n" or code == 0x7f
+    value = b"a" + bytes([code]) + b"b"
+    assert is_negligible(b"X-Any: " + value) is may_be or split_header(b"X-Any: " + value)
+    for name in (b"Content-Length", b"transfer-encoding", b"Content-Encoding", b"", b"X Y",
+                 b"X" + bytes([code]) if may_be else b" X"):
+        assert not is_negligible(name + b": " + value)
