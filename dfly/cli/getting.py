@@ -117,7 +117,7 @@ class _Getting:
         """The jobs in their order; small ones run ahead of their turn, where nobody set a rate
         for each or a pause between them and nothing is to be written in order."""
         settings = self._settings
-        if len(jobs) > 1 and jobs[0].target is not None and not settings.wait_s:
+        if len(jobs) > 1 and self._args.output != "-" and not settings.wait_s:
             from dfly.cli.ahead import ahead, at_once
             if settings.jobs > 1 and self._pile is None:
                 return at_once(jobs, settings.jobs)

@@ -2,14 +2,14 @@
 
 Version 4 (RFC 5854) and its forerunner 3. Both are XML from anywhere: no DOCTYPE (hence no
 entities), bounded size, depth and counts, and a file's name is a base name whatever it says. What
-can't be used (other protocols, unknown hashes) is left out; a file that contradicts itself is
-refused, and doesn't stop the others.
+can't be used (other protocols, unknown hashes) is left out; a file that contradicts itself, or
+that nothing here can fetch, is a fault in its place and doesn't stop the others.
 """
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from dfly.cli.inputs import read_input, shown
 from dfly.cli.target import Rules
@@ -44,11 +44,25 @@ class MetalinkFile:
         return tuple(f"{name}:{self.hashes[name]}" for name in BEST_FIRST if name in self.hashes)
 
 
+class Fault(NamedTuple):
+    """A file that can't be had. `name` as it was told, whatever that is."""
+
+    name: str
+    error: UsageError
+
+
 @dataclass(frozen=True)
 class Metalink:
-    files: Tuple[MetalinkFile, ...]
-    faults: Tuple[UsageError, ...]   # of files that can't be had
+    entries: Tuple[Union[MetalinkFile, Fault], ...]   # never empty, in their order
     notes: Tuple[str, ...]   # what was left out, for people
+
+    @property
+    def files(self) -> Tuple[MetalinkFile, ...]:
+        return tuple(entry for entry in self.entries if isinstance(entry, MetalinkFile))
+
+    @property
+    def faults(self) -> Tuple[Fault, ...]:
+        return tuple(entry for entry in self.entries if isinstance(entry, Fault))
 
 
 def read_metalink(path: str) -> Metalink:
@@ -57,8 +71,7 @@ def read_metalink(path: str) -> Metalink:
 
 
 def parse_metalink(data: bytes, where: str) -> Metalink:
-    """`where` is what messages call it. UsageError for what is no Metalink, or contradicts
-    itself."""
+    """`where` is what messages call it. UsageError for what is no Metalink, or lists nothing."""
     try:
         root = _tree(data)
         version = NAMESPACES.get(_space(root))
@@ -150,18 +163,14 @@ class _Reader:
             raise UsageError("it lists no file")
         if len(elements) > FILES_MAX:
             raise UsageError(f"it lists {len(elements)} files", f"the most are {FILES_MAX}")
-        files: List[MetalinkFile] = []
-        faults: List[UsageError] = []
-        for element in elements:
-            try:
-                files.append(self._file(element))
-            except UsageError as error:
-                faults.append(error)
-        if not files:
-            raise faults[0]
-        return Metalink(tuple(files), tuple(
-            UsageError(f"{self._where}: {fault.what}", fault.hint) for fault in faults),
-            tuple(self._notes))
+        return Metalink(tuple(map(self._entry, elements)), tuple(self._notes))
+
+    def _entry(self, element: ET.Element) -> Union[MetalinkFile, Fault]:
+        try:
+            return self._file(element)
+        except UsageError as error:
+            return Fault(element.get("name", ""),
+                         UsageError(f"{self._where}: {error.what}", error.hint))
 
     def _file(self, element: ET.Element) -> MetalinkFile:
         name = _safe_name(element.get("name", ""))
@@ -178,7 +187,7 @@ class _Reader:
                 raise UsageError(f"two {digest.algorithm} hashes of {name} contradict each other")
         urls = self._urls(element, name)
         if not urls:
-            raise UsageError(f"it has no HTTP or HTTPS address of {name}",
+            raise UsageError(f"no HTTP or HTTPS address of {name}",
                              "BitTorrent and FTP aren't spoken here")
         return MetalinkFile(name, size, hashes, self._pieces(place, size, name), urls)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dfly.cli.parser import Arguments
 from dfly.errors import DflyError, UsageError, printable
-from dfly.names import is_plain_url
+from dfly.names import is_plain_url, is_shared_url, shared_digest
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+    from dfly.cli.metalink import MetalinkFile
     from dfly.cli.sums import Sums
 
 # Options that can't go together, and what to say of it.
@@ -30,7 +31,8 @@ CONTRADICTIONS = (
     ("range", "metalink", "a Metalink's hashes are of whole files"),
     ("force_directories", "no_directories", "-x and -nd contradict each other"),
 )
-SECRETS = ("user", "use_askpass", "certificate")   # options; headers may be some, too
+# Options whose values are secrets or tell of some; headers may be so, too.
+SECRETS = ("user", "use_askpass", "certificate", "referer")
 TO_STDOUT = ("resume", "timestamping", "no_clobber", "backups", "background")
 
 
@@ -88,6 +90,9 @@ def items_of(args: Arguments, warn: Callable[[str], None]) -> List[Item]:
     urls: List[str] = args.urls
     if args.mirror:
         urls = list(map(_spelt_out, urls))
+        if len(urls) > 1 and any(map(is_shared_url, urls)):
+            raise UsageError("a shared content has no mirrors",
+                             "name one URL, by http:// or dfly://")
         items = [Item(urls[0], mirrors=urls[1:])] if urls else []
     else:
         items = [_item(url) for url in urls]
@@ -123,24 +128,28 @@ def _spelt_out(url: str) -> str:
 
 
 def _from_metalink(path: str, warn: Callable[[str], None]) -> List[Item]:
-    from dfly.cli.metalink import read_metalink
-    metalink, items = read_metalink(path), []
+    from dfly.cli.metalink import Fault, read_metalink
+    metalink = read_metalink(path)
     for note in metalink.notes:
         warn(note)
-    for file in metalink.files:
-        told: Dict[str, Any] = {} if file.size is None else {"size": file.size}
-        if file.pieces is not None:
-            from base64 import b64encode
-            told["vouched"] = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
-                               "values": b64encode(file.pieces.values).decode("ascii")}
-        items.append(Item(file.urls[0], mirrors=file.urls[1:], digests=file.digests,
-                          name=file.name, told=told))
-    return items + [Item(path, error=fault) for fault in metalink.faults]
+    return [Item(entry.name, error=entry.error) if isinstance(entry, Fault)
+            else _listed_file(entry) for entry in metalink.entries]
+
+
+def _listed_file(file: MetalinkFile) -> Item:
+    told: Dict[str, Any] = {} if file.size is None else {"size": file.size}
+    if file.pieces is not None:
+        from base64 import b64encode
+        told["vouched"] = {"algorithm": file.pieces.algorithm, "length": file.pieces.length,
+                           "values": b64encode(file.pieces.values).decode("ascii")}
+    return Item(file.urls[0], mirrors=file.urls[1:], digests=file.digests, name=file.name,
+                told=told)
 
 
 # --------------------------------------------------------------------------------- digests
 def digests_of(item: Item, args: Arguments, sums: Optional[Sums]) -> Tuple[str, str]:
-    """(digest that names the content, digests to check at the end), "" for none."""
+    """(digest that names the content, digests to check at the end), "" for none. UsageError where
+    they contradict each other, or the URL of a shared content."""
     texts = [*item.digests, args.digest, f"md5:{args.md5}" if args.md5 else None]
     if sums is not None:
         texts.append(sums.digest_for(item.name) if item.name else sums.digest_for_url(item.url))
@@ -149,10 +158,12 @@ def digests_of(item: Item, args: Arguments, sums: Optional[Sums]) -> Tuple[str, 
         return "", ""
     from dfly.digest import Digest
     by_algorithm: Dict[str, str] = {}
-    for digest in map(Digest.parse, given):
+    named = shared_digest(item.url)
+    for digest in map(Digest.parse, [named, *given] if named else given):
         if by_algorithm.setdefault(digest.algorithm, str(digest)) != str(digest):
-            raise UsageError(f"two {digest.algorithm} digests contradict each other",
-                             "give one of them")
+            from dfly.source import shown_url
+            raise UsageError(f"two {digest.algorithm} digests of {shown_url(item.url)} contradict "
+                             "each other", "give the right one")
     strong = by_algorithm.pop("sha256", "")
     return strong, " ".join(sorted(by_algorithm.values()))
 

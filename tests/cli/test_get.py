@@ -88,6 +88,66 @@ def test_pauses_between_files_are_of_one_after_the_other(
         assert capsys.readouterr().err.count("-j does nothing together with --wait") == warnings
 
 
+def test_a_bad_entry_of_a_metalink_is_told_in_its_place(
+        ready: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = "".join(f"<file name='{name}'><url>{url}</url></file>" for name, url in (
+        ("a", URL), ("b", "ftp://h/b"), ("c", URL)))
+    start = "<metalink xmlns='urn:ietf:params:xml:ns:metalink'>"
+    (tmp_path / "m").write_text(start + files + "</metalink>")
+    assert main(["get", "--progress=none", "--metalink", "m"]) == 2
+    said = capsys.readouterr().err
+    assert said.index("\na: ") < said.index("dfly: m: no HTTP or HTTPS address of b") < (
+        said.index("\nc: "))
+
+
+def test_a_metalink_of_nothing_that_can_be_had_asks_nobody(
+        ready: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m").write_text("<metalink xmlns='urn:ietf:params:xml:ns:metalink'>"
+                                "<file name='a'/><file name='b'/></metalink>")
+    assert main(["get", "--metalink", "m"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("no HTTP or HTTPS address of") == said.count("\n") == 2
+    assert ready.requests == []
+
+
+def test_a_line_that_cannot_be_changes_nothing_of_standard_output(
+        ready: Any, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    (tmp_path / "list").write_text(f"ftp://h/x\n{URL}\n{URL}2\n")
+    assert main(["get", "-q", "-O", "-", "-i", "list"]) == 2
+    assert capfdbinary.readouterr().out == CONTENT * 2
+    assert os.listdir(tmp_path) == ["list"]
+    assert len([path for _, path, _ in ready.requests if path == "/v1/get"]) == 2
+
+
+@pytest.mark.parametrize("digests, why", [
+    (f"md5:{'0' * 32}", f"two md5 digests of {URL} contradict each other"),
+    (f"sha256:{'1' * 64}", f"two sha256 digests of {URL} contradict each other")])
+def test_digests_that_contradict_each_other_name_what_they_are_of(
+        ready: Any, tmp_path: Path, digests: str, why: str,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text(f"{digests} {URL}\n")
+    (tmp_path / "sums").write_text(f"{'a' * len(digests.partition(':')[2])}  big file.iso\n")
+    assert main(["get", "-i", "list", "--checksum-file", "sums"]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_shared_contents_digest_is_its_urls(ready: Any, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"dfly://sha256/{'1' * 64}/f"
+    (tmp_path / "list").write_text(f"sha256:{'2' * 64} {url}\nsha256:{'1' * 64} {url}\n")
+    assert main(["get", "-i", "list"]) == 2
+    assert f"two sha256 digests of {url} contradict each other" in capsys.readouterr().err
+    assert len([path for _, path, _ in ready.requests if path == "/v1/get"]) == 1
+
+
+@pytest.mark.parametrize("urls", [[URL, "dfly://sha256/" + "1" * 64],
+                                  ["dfly://sha256/" + "1" * 64, URL]])
+def test_a_shared_content_has_no_mirrors(ready: Any, urls: List[str],
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get", "--mirror", *urls]) == 2
+    assert "a shared content has no mirrors" in capsys.readouterr().err
+
+
 def test_a_folder_is_made(ready: Any, tmp_path: Path) -> None:
     assert main(["get", "-P", "a/b", URL]) == 0
     assert (tmp_path / "a/b/big file.iso").read_bytes() == CONTENT
@@ -217,6 +277,7 @@ def test_several_downloads_end_with_wgets_code(codes: List[int], code: int) -> N
     ["--metalink=m", "--header=X-Token: t"],
     ["--metalink=m", "--header", "authorization:Bearer t"],
     ["--metalink=m", "--certificate=c"],
+    ["--metalink=m", "--referer=http://h/?token=t"],
     [URL, "--tries", "-1"],
     [URL, "--tries", "many"],
 ])

@@ -7,7 +7,7 @@ from typing import Optional
 import pytest
 
 from dfly.cli import metalink
-from dfly.cli.metalink import Metalink, parse_metalink, read_metalink
+from dfly.cli.metalink import Fault, Metalink, parse_metalink, read_metalink
 from dfly.errors import FileError, UsageError
 from dfly.task import MIRRORS_MAX, VOUCHED_MAX
 
@@ -86,14 +86,25 @@ def test_several_files_and_one_that_can_not_be_had() -> None:
     assert [one.name for one in found.files] == ["a", "c"]
     assert "b: 1 addresses" in found.notes[0]
     (fault,) = found.faults
-    assert "no HTTP or HTTPS address of b" in fault.what and fault.exit_code == 2
+    assert fault.name == "b" and fault.error.exit_code == 2
+    assert fault.error.what == "m.meta4: no HTTP or HTTPS address of b"
+    assert [entry.name for entry in found.entries] == ["a", "b", "c"]
 
 
 def test_a_file_that_contradicts_itself_stops_no_other() -> None:
     found = four(file("a", "<size>-1</size>") + file("../b") + file("c"))
     assert [one.name for one in found.files] == ["c"]
-    assert ["a has an impossible size" in found.faults[0].what,
-            "can't be called '../b'" in found.faults[1].what] == [True, True]
+    assert [(fault.name, fault.error.what) for fault in found.faults] == [
+        ("a", "m.meta4: a has an impossible size"),
+        ("../b", "m.meta4: a file can't be called '../b'")]
+
+
+def test_where_no_file_can_be_had_each_is_told() -> None:
+    found = four(file("a", url="ftp://h/f") + file("b", url=None) + "<file/>")
+    assert [fault.error.what.rpartition(": ")[2] for fault in found.faults] == [
+        "no HTTP or HTTPS address of a", "no HTTP or HTTPS address of b",
+        "a file can't be called ''"]
+    assert found.files == ()
 
 
 @pytest.mark.parametrize("told, name", [
@@ -106,8 +117,8 @@ def test_names_are_base_names(told: str, name: str) -> None:
 @pytest.mark.parametrize("told", ["", "/etc/passwd", "../f", "a/../../f", "..", "a/..", "a/",
                                   "..\\f", "C:\\f", "\\\\host\\f", "..."])
 def test_names_that_lead_elsewhere(told: str) -> None:
-    with pytest.raises(UsageError, match="can't be called"):
-        four(file(told))
+    (fault,) = four(file(told)).entries
+    assert isinstance(fault, Fault) and "can't be called" in fault.error.what
 
 
 @pytest.mark.parametrize("inside, why", [
@@ -119,8 +130,8 @@ def test_names_that_lead_elsewhere(told: str) -> None:
     ("<size>4</size><pieces length='4' type='sha-256'><hash>xx</hash></pieces>", "is no sha256"),
 ])
 def test_what_contradicts_itself(inside: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why):
-        four(file(inside=inside))
+    (fault,) = four(file(inside=inside)).entries
+    assert isinstance(fault, Fault) and why in fault.error.what
 
 
 @pytest.mark.parametrize("inside, note", [
@@ -170,9 +181,7 @@ def test_what_is_no_metalink(data: bytes, why: str) -> None:
     assert str(error.value).startswith("m.meta4 is no Metalink") and "\n" not in str(error.value)
 
 
-def test_what_has_no_address_or_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="no HTTP"):
-        four(file(url="ftp://h/f") + file(url=None))
+def test_what_has_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="lists 1001 files"):
         four(file() * 1001)
     monkeypatch.setattr(metalink, "ELEMENTS_MAX", 1_000)
