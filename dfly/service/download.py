@@ -43,7 +43,7 @@ from dfly.service.managers import (
 from dfly.service.metrics import Metrics
 from dfly.service.origins import MANAGER, PEERS, Received, carried, carrier
 from dfly.service.parents import Parents
-from dfly.service.partial import take_as_told, take_before
+from dfly.service.partial import Comparing, take_before
 from dfly.service.runs import Runs
 from dfly.service.runtime import Tasks
 from dfly.service.story import ParentStory, Troubles
@@ -126,13 +126,14 @@ class TaskDownload:
         self._timer: Optional[asyncio.TimerHandle] = None
         self._due: Optional[float] = None     # what it is set to
         self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
-            core.FetchRun: self._fetch_run, core.StopRun: self._stop_run,
+            core.FetchRun: self._fetch_run, core.StopRun: lambda stop: self._runs.stop(stop.run),
             core.TellStored: self._tell_stored, core.TellFailed: self._tell_failed,
             core.TellReader: self._tell_reader, core.AskParent: self._ask_parent,
             core.FetchSource: self._fetch_source, core.StopSource: self._stop_source,
             core.Complete: self._on_complete, core.GiveUp: self._on_give_up,
         }
         self._told = asyncio.Event()   # digests came, or the end
+        self._comparing: Optional[Comparing] = None
         self.done.add_done_callback(lambda _: self._told.set())
         self._gone = False      # the file left the store
         self._held = True
@@ -143,10 +144,10 @@ class TaskDownload:
     def start_led(self, link: ManagerLink, accepted: Accepted) -> None:
         """A manager accepted this host."""
         self._machine_opened()
+        if self.wish.partial:
+            self._compare(self.wish.partial)
         self._join_swarm(link, accepted)
         self._led = self._tasks.start(self._stay_led())
-        if self.wish.partial:
-            self._tasks.start(self._take_known(self.wish.partial))
 
     def start_alone(self, ingest: Ingest) -> None:
         """No manager: everything that is missing comes from the source, by `ingest`."""
@@ -326,6 +327,8 @@ class TaskDownload:
             return
         self.token = accepted.token
         self._lost.clear()
+        if self._comparing is not None:
+            self._comparing.drop_all()
         if not self.is_done:
             self._step(core.Led())
         if accepted.inline is not None:
@@ -377,12 +380,16 @@ class TaskDownload:
             count = self.file.geometry.piece_count
             if address is None or (count is not None and message.first + message.count > count):
                 raise ProtocolError("a lease of unknown pieces or from an unknown parent")
-            self._step(core.LeaseGranted(message.lease, self._parents.number_of(address),
-                                         message.first, message.count, message.deadline_s))
+            lease = core.LeaseGranted(message.lease, self._parents.number_of(address),
+                                      message.first, message.count, message.deadline_s)
+            if self._comparing is None or not self._comparing.holds(lease):
+                self._step(lease)
         elif isinstance(message, Digests):
             self._runs.settle(self.file.learn(message.first, message.digests))
             self._told.set()
         elif isinstance(message, Revoke):
+            if self._comparing is not None:
+                self._comparing.drop(message.lease)
             self._step(core.LeaseWithdrawn(message.lease))
         elif isinstance(message, Sized):
             self.file.set_length(message.length)
@@ -505,9 +512,6 @@ class TaskDownload:
                       and self._parents.addresses[effect.parent] == self._link.address)
         self._runs.begin(effect, self.token, MANAGER if by_manager else PEERS)
 
-    def _stop_run(self, effect: core.StopRun) -> None:
-        self._runs.stop(effect.run)
-
     # ---------------------------------------------------------------- without a manager
     def _ask_parent(self, effect: core.AskParent) -> None:
         self._tasks.start(self._carry_question(effect.parent))
@@ -540,7 +544,8 @@ class TaskDownload:
             if not prepared:
                 await self._check_source(ingest, pieces)
             elif self.wish.partial:
-                await self._take_before(self.wish.partial, ingest)
+                self._warn_of_partial(await take_before(self.wish.partial, self.file, ingest,
+                                                        self._count_source))
             await ingest.fetch(self.file, on_piece=self._count_source, wanted=pieces)
             count = self.file.geometry.piece_count
             if count is not None:
@@ -556,11 +561,17 @@ class TaskDownload:
         self._loop.call_soon(self._step, ended)
 
     # ---------------------------------------------------------------- a file that came in part
-    async def _take_known(self, path: str) -> None:
-        self._warn_of_partial(await take_as_told(path, self.file, self._told, self.done))
+    def _compare(self, path: str) -> None:
+        """Its news of pieces are on their way by the mailbox; leases go behind them."""
+        post = partial(self._means.lines.mailbox.post, self._step)
+        try:
+            self._comparing = Comparing(path, self.file, self._told, post)
+            self._tasks.start(self._take_known(self._comparing))
+        except FileError as error:
+            self._warn_of_partial(error.what)
 
-    async def _take_before(self, path: str, ingest: Ingest) -> None:
-        self._warn_of_partial(await take_before(path, self.file, ingest, self._count_source))
+    async def _take_known(self, comparing: Comparing) -> None:
+        self._warn_of_partial(await comparing.run(self.done))
 
     def _warn_of_partial(self, why: str) -> None:
         if why:

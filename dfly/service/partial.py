@@ -1,6 +1,7 @@
 """A file that came in part, by wget, curl or whatever: what it has needn't come again.
 
-It is never believed. Where a manager tells digests, pieces that match theirs are taken. Where the
+It is never believed. Where a manager tells digests, pieces that match theirs are taken; a lease
+of such pieces waits until they were compared, else they would come again meanwhile. Where the
 source is asked alone, nobody tells any: then the last whole piece is fetched and compared, and the
 file must not be older than the source says its content is; if both hold, the pieces before it are
 taken. Nothing here writes to that file.
@@ -11,8 +12,10 @@ import asyncio
 import hashlib
 import os
 import stat
-from typing import Callable
+from itertools import islice
+from typing import Callable, Dict
 
+from dfly.core.download import LeaseGranted
 from dfly.errors import DflyError, FileError
 from dfly.service.ingest import Ingest
 from dfly.service.origins import CACHE, carried
@@ -20,9 +23,10 @@ from dfly.service.runtime import finished
 from dfly.source import Version
 from dfly.store import TaskFile
 from dfly.task import full_set, members, run_set
-from dfly.units import parse_http_date
+from dfly.units import MIB, parse_http_date
 
-WRONG_MAX = 3   # pieces that don't match, until the file counts as another one
+WRONG_MAX = 3           # pieces that don't match, until the file counts as another one
+TURN_SIZE = 8 * MIB     # bytes compared, about, until those are looked at that are leased now
 
 
 class Partial:
@@ -64,14 +68,18 @@ class Partial:
         return full_set(count)
 
     # ------------------------------------------------------------------- with digests
-    def take_known(self, file: TaskFile) -> None:
-        """Take every piece whose digest is known and matches (blocking). To be called again
-        whenever more digests were told."""
-        wanted = self.whole_pieces(file) & file.known & ~file.have & ~self._looked_at
-        for piece in members(wanted):
+    def unseen(self, file: TaskFile) -> int:
+        """The set of pieces that may be here and were not looked at."""
+        return 0 if self.other else self.whole_pieces(file) & ~file.have & ~self._looked_at
+
+    def take_known(self, file: TaskFile, first: int = 0) -> None:
+        """Take pieces whose digest is known and matches (blocking): those of the set `first`, or
+        some. To be called again while any of the `unseen` is known."""
+        wanted = self.unseen(file) & file.known
+        turn = max(1, TURN_SIZE // file.geometry.piece_size)
+        for piece in islice(members(wanted & first or wanted), turn):
             if self.other:
                 return
-            self._looked_at |= 1 << piece
             data = self._read(file, piece)
             digest = hashlib.sha256(data).digest()
             if digest == file.digest_of(piece):
@@ -81,13 +89,13 @@ class Partial:
                 self._wrong += 1
                 if self._wrong >= WRONG_MAX:
                     self.other = f"{self.path} isn't the beginning of this content"
+            self._looked_at |= 1 << piece   # now: what was not looked at is waited for
 
     def done_with(self, file: TaskFile) -> bool:
         """True if nothing can be taken any more."""
         if self.other or file.failed is not None:
             return True
-        return file.geometry.length is not None and not (
-            self.whole_pieces(file) & ~file.have & ~self._looked_at)
+        return file.geometry.length is not None and not self.unseen(file)
 
     # ---------------------------------------------------------------- from the source alone
     async def take_before(self, file: TaskFile, ingest: Ingest,
@@ -126,22 +134,6 @@ class Partial:
         return data
 
 
-async def take_as_told(path: str, file: TaskFile, told: asyncio.Event,
-                       done: asyncio.Future[None]) -> str:
-    """What the file at `path` has is compared with digests as the manager tells them (`told`),
-    until `done`; why not all of it could be used, "" = it could."""
-    try:
-        with Partial(path) as partial:
-            while not partial.done_with(file) and not done.done():
-                told.clear()
-                await finished(asyncio.to_thread(partial.take_known, file))
-                if not partial.done_with(file):
-                    await told.wait()
-            return partial.other
-    except DflyError as error:   # then all of it comes over the network
-        return error.what
-
-
 async def take_before(path: str, file: TaskFile, ingest: Ingest,
                       on_piece: Callable[[int], None]) -> str:
     """The same from a source alone; its errors are raised."""
@@ -151,3 +143,71 @@ async def take_before(path: str, file: TaskFile, ingest: Ingest,
             return partial.other
     except FileError as error:
         return error.what
+
+
+# ----------------------------------------------------------------------------- while it is led
+class Comparing:
+    """A led download's partial file. `told` is set whenever the manager told digests, or all is
+    `done`; leases that waited are given to `grant`, after all news of what was taken."""
+
+    def __init__(self, path: str, file: TaskFile, told: asyncio.Event,
+                 grant: Callable[[LeaseGranted], None]) -> None:
+        """FileError if there is no such file."""
+        self._partial = Partial(path)
+        self._file = file
+        self._told = told
+        self._grant = grant
+        self._held: Dict[int, LeaseGranted] = {}   # by lease
+        self._is_on = True
+
+    def holds(self, lease: LeaseGranted) -> bool:
+        """True if it has to wait, because what it would fetch may be here. (The digests come with
+        the lease, or as soon as the manager itself has the pieces.)"""
+        may_be_here = self._is_on and not self._partial.other and (
+            self._partial.whole_pieces(self._file) & run_set(lease.first, lease.count))
+        if not may_be_here:
+            return False
+        self._held[lease.lease] = lease
+        self._told.set()
+        return True
+
+    def drop(self, lease: int) -> None:
+        """It was taken back."""
+        self._held.pop(lease, None)
+
+    def drop_all(self) -> None:
+        """Their manager is gone."""
+        self._held.clear()
+
+    async def run(self, done: asyncio.Future[None]) -> str:
+        """Compare until nothing can be taken any more; why not all of it could be used, "" = it
+        could."""
+        partial, file, why = self._partial, self._file, ""
+        try:
+            with partial:
+                while not partial.done_with(file) and not done.done():
+                    self._told.clear()
+                    await finished(asyncio.to_thread(partial.take_known, file, self._leased()))
+                    self._let_go()
+                    if not partial.unseen(file) & file.known and not partial.done_with(file):
+                        await self._told.wait()
+            why = partial.other
+        except DflyError as error:   # then all of it comes over the network
+            why = error.what
+        self._is_on = False
+        self._let_go()
+        return why
+
+    def _leased(self) -> int:
+        leased = 0
+        for lease in self._held.values():
+            leased |= run_set(lease.first, lease.count)
+        return leased
+
+    def _let_go(self) -> None:
+        """Whatever was compared."""
+        unseen = self._partial.unseen(self._file) if self._is_on else 0
+        for lease in list(self._held.values()):
+            if not unseen & run_set(lease.first, lease.count):
+                del self._held[lease.lease]
+                self._grant(lease)

@@ -10,8 +10,9 @@ from typing import Any, List, Optional
 
 import pytest
 
+from dfly.core.download import LeaseGranted
 from dfly.errors import FileError
-from dfly.service.partial import WRONG_MAX, Partial
+from dfly.service.partial import TURN_SIZE, WRONG_MAX, Comparing, Partial
 from dfly.source import Version
 from dfly.store import TaskFile
 from dfly.store.memory import MemoryStore
@@ -170,3 +171,98 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="shorter"):
             partial.take_known(file)
     assert file.have == full_set(MIB // PIECE)
+
+
+# ----------------------------------------------------------------------------- while it is led
+class Led:
+    """A download's part: what it hears, in order: taken pieces, and leases that may go on."""
+
+    def __init__(self, path: str) -> None:
+        self.file = task_file()
+        self.heard: List[str] = []
+        self.file.subscribe(lambda piece: self.heard.append(f"took {piece}"))
+        self.told = asyncio.Event()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.comparing = Comparing(path, self.file, self.told,
+                                   lambda lease: self.heard.append(f"lease {lease.lease}"))
+        self.work = asyncio.ensure_future(self.comparing.run(self.done))
+
+    def tell(self, pieces: int) -> None:
+        know(self.file, pieces)
+        self.told.set()
+
+    async def hears(self, *words: str) -> None:
+        """Exactly this, and nothing more in a while."""
+        for _ in range(200):
+            if len(self.heard) >= len(words):
+                break
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        assert self.heard == list(words)
+        self.heard.clear()
+
+    async def end(self) -> str:
+        self.done.set_result(None)
+        self.told.set()
+        return await asyncio.wait_for(self.work, 5)
+
+
+def lease(number: int, first: int, count: int = 1) -> LeaseGranted:
+    return LeaseGranted(number, 1, first, count, 60.0)
+
+
+def test_a_lease_waits_until_its_pieces_were_compared(tmp_path: Path) -> None:
+    async def scene() -> None:
+        led = Led(written(tmp_path / "f", CONTENT[:6 * PIECE + 9]))
+        assert not led.comparing.holds(lease(1, 6, 5))     # nothing of that is here
+        led.tell(0b1)
+        assert led.comparing.holds(lease(2, 0))
+        await led.hears("took 0", "lease 2")
+        assert led.comparing.holds(lease(3, 4, 4))         # the manager itself is yet to get them
+        assert led.comparing.holds(lease(4, 5))
+        await led.hears()
+        led.comparing.drop(4)
+        led.tell(0b110000)
+        await led.hears("took 4", "took 5", "lease 3")
+        assert led.comparing.holds(lease(5, 3))
+        led.comparing.drop_all()
+        led.tell(full_set(11))
+        await led.hears("took 1", "took 2", "took 3")
+        assert await asyncio.wait_for(led.work, 5) == ""   # nothing more can be taken
+        assert not led.comparing.holds(lease(6, 0))
+    asyncio.run(scene())
+
+
+def test_what_is_leased_is_compared_first(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dfly.service.partial.TURN_SIZE", PIECE)
+    assert TURN_SIZE >= MIB
+
+    async def scene() -> None:
+        led = Led(written(tmp_path / "f", CONTENT[:4 * PIECE]))
+        led.tell(0b1111)
+        assert led.comparing.holds(lease(1, 2)) and led.comparing.holds(lease(2, 3))
+        await led.hears("took 2", "lease 1", "took 3", "lease 2", "took 0", "took 1")
+        assert await led.end() == ""
+    asyncio.run(scene())
+
+
+def test_leases_of_another_file_or_one_that_cant_be_read_go_on(tmp_path: Path) -> None:
+    async def scene(content: bytes, why: str) -> None:
+        led = Led(written(tmp_path / "f", content))
+        assert led.comparing.holds(lease(1, 0, 9))
+        os.truncate(tmp_path / "f", 5 * PIECE if content == CONTENT else len(content))
+        led.tell(full_set(11) & ~0b11111)
+        assert why in await asyncio.wait_for(led.work, 5)
+        assert led.heard == ["lease 1"] and not led.comparing.holds(lease(2, 0))
+    asyncio.run(scene(bytes(len(CONTENT)), "isn't the beginning"))
+    asyncio.run(scene(CONTENT, "shorter"))
+
+
+def test_the_end_of_the_download_ends_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        led = Led(written(tmp_path / "f", CONTENT))
+        assert led.comparing.holds(lease(1, 3))
+        assert await led.end() == "" and led.heard == ["lease 1"]
+    asyncio.run(scene())
+    with pytest.raises(FileError):
+        Comparing(str(tmp_path / "none"), task_file(), asyncio.Event(), print)

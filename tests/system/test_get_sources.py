@@ -6,6 +6,7 @@ test_get_asking.py's, chunked ones test_get_wget.py's.
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support import SourceServer
-from tests.system.scene import content_of
+from tests.system.scene import PIECE, content_of
 from tests.system.yard import Yard, both, open_yard, tree_of
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -28,6 +29,8 @@ pytestmark = [pytest.mark.system, pytest.mark.long]
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
 MIB = 1 << 20
 BIG = content_of(22.3)          # cut every MiB, it takes six tries
+PARTLY = content_of(160.3, seed=3)
+HERE = 120                      # pieces of it that are there
 HUGE = (1 << 32) + 1            # beyond what 32 bits count
 ROOM = 4 * HUGE                 # two stores, the copies are links, and some to spare
 NAMES = ["with space.bin", "per%cent.bin", "quo'te\".bin", "hash#mark.bin", "q?mark.bin",
@@ -161,6 +164,24 @@ def test_more_than_4_gib(yard: Yard, nginx: str, tree: Path, way: str) -> None:
             for data in role.store.rglob("data"):
                 if data.stat().st_size == HUGE:
                     os.truncate(data, 0)
+
+
+# ---------------------------------------------------------------------- what is there in part
+@pytest.mark.parametrize("holder", ["nobody", "another peer"])
+def test_a_file_in_part_comes_only_as_far_as_it_is_missing(yard: Yard, holder: str) -> None:
+    """Whether the manager has the content or gets it just now: what is there is compared before
+    it is fetched. The rest of its last piece comes with that piece."""
+    path = f"/part-of-{len(holder)}"
+    url = yard.source.add(path, PARTLY)
+    if holder != "nobody":
+        assert yard.run("other", yard.folder("other"), "-q", url).code == 0
+    folder = yard.folder("managed")
+    (folder / path[1:]).write_bytes(PARTLY[:HERE * PIECE + 1000])
+    end = yard.run("managed", folder, "-c", "--progress=json", url)
+    assert end.code == 0 and (folder / path[1:]).read_bytes() == PARTLY
+    done = json.loads(end.out.splitlines()[-1])
+    assert done["event"] == "done" and done["from_cache"] == HERE * PIECE, done
+    assert sum(exchange.sent for exchange in yard.source.requests(path)) == len(PARTLY)
 
 
 # ------------------------------------------------------------------------------- faults
