@@ -121,7 +121,8 @@ def _trust(context: ssl.SSLContext, settings: TlsSettings) -> None:
                 with _file_of(found) as path:
                     context.load_verify_locations(path)
             except ssl.SSLError as error:
-                raise TlsError(f"can't read the {name} given", _reason(error)) from None
+                raise TlsError(f"can't read the {name} given",
+                               _reason(error, "a part of it is cut or changed")) from None
     if settings.crl:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
@@ -137,7 +138,8 @@ def _identify(context: ssl.SSLContext, settings: TlsSettings) -> None:
         with _file_of(settings.cert) as cert, _file_of(settings.key or settings.cert) as key:
             context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
-        raise TlsError("can't use the client certificate with its key", _reason(error)) from None
+        raise TlsError("can't use the client certificate with its key",
+                       _reason(error, "one is cut or changed, or there is no key")) from None
 
 
 def _no_password() -> str:
@@ -191,8 +193,10 @@ def tls_error(where: str, error: OSError) -> TlsError:
     return TlsError(f"{where}: TLS failed: {_reason(error)}")
 
 
-def _reason(error: OSError) -> str:
-    return printable(str(getattr(error, "reason", "") or error).replace("_", " ").lower())
+def _reason(error: OSError, unknown: str = "") -> str:
+    """OpenSSL's; `unknown` where it names only the place in its source."""
+    reason = getattr(error, "reason", "") or unknown or error
+    return printable(str(reason).replace("_", " ").lower())
 
 
 def explained(error: Distrusted, shown: Certificate) -> Distrusted:
