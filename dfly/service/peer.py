@@ -160,6 +160,7 @@ class Peer:
         for task_id, download in list(self._downloads.items()):
             if download.is_over and not download.waiters:
                 del self._downloads[task_id]
+                self.sharing.tasks.discard(task_id)
                 await download.abandon(FileError("the file left the store"))
             elif not download.is_done or task_id in self.sharing.tasks:
                 self.touch()

@@ -67,7 +67,8 @@ class Host(Protocol):
 
 
 class Sharing:
-    """The files that this daemon shares. `tasks`: while it has any, it isn't idle."""
+    """The files that this daemon shares. `tasks`: while it has any, it isn't idle; the daemon
+    takes out what left its store."""
 
     def __init__(self, host: Host) -> None:
         self.tasks: Set[str] = set()
