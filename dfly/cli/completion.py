@@ -1,9 +1,11 @@
 """Print a script that completes dfly's commands and options in a shell.
 
 The script is written from the table of commands and from what each command tells its parser, which
-is what --help prints: no list of options stands here. `words_of` turns that into Words, the same
-for all shells; the rest says it in three languages. A script is text that a shell will run, so
-every name and text goes into it in single quotes, by the shell's own rules.
+is what --help prints: no list of options stands here. Where options take one of a few words that
+others than the parser read, the command's module lists those as VALUES beside its options.
+`words_of` turns that into Words, the same for all shells; the rest says it in three languages. A
+script is text that a shell will run, so every name and text goes into it in single quotes, by the
+shell's own rules.
 """
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dfly.cli.parser import HIDDEN, Arguments, CommandParser
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 FILES = ("FILE", "PATH")  # metavars whose values are names of files
 FOLDERS = ("DIR",)
@@ -22,7 +24,9 @@ FOLDERS = ("DIR",)
 class Word:
     """An option by all its names, or an argument (without names), of one command."""
 
-    def __init__(self, names: Tuple[str, ...], about: Dict[str, Any]) -> None:
+    def __init__(self, names: Tuple[str, ...], about: Dict[str, Any],
+                 values: Optional[Mapping[str, Tuple[str, ...]]] = None) -> None:
+        """`values`: the words that options take which the parser leaves to others to read."""
         self.names = tuple(name for name in names if name.startswith("-"))
         self.help = " ".join(str(about.get("help") or "").replace("%%", "%").split())
         self.hidden = self.help == HIDDEN
@@ -30,7 +34,11 @@ class Word:
             and about.get("nargs") != 0
         self.repeats = about.get("action") in ("append", "count")
         self.metavar = str(about.get("metavar") or "")
-        self.choices = tuple(map(str, about.get("choices") or ()))
+        listed = [found for name in self.names for found in (values or {}).get(name, ())]
+        self.choices = tuple(map(str, about.get("choices") or listed))
+
+    def __repr__(self) -> str:
+        return f"Word({vars(self)!r})"
 
     @property
     def kind(self) -> str:
@@ -47,17 +55,26 @@ ABOUT_DFLY = (Word(("-h", "--help"), {"action": "help", "help": "print the comma
                                          "help": "print the version and leave"}))
 
 
-def words_of(parser: CommandParser) -> List[Word]:
+def values_of(module: object) -> Mapping[str, Tuple[str, ...]]:
+    """{option: the words it takes} of the module of a command."""
+    found: Mapping[str, Tuple[str, ...]] = getattr(module, "VALUES", {})
+    return found
+
+
+def words_of(parser: CommandParser,
+             values: Optional[Mapping[str, Tuple[str, ...]]] = None) -> List[Word]:
     """All options and arguments of one command, --help included."""
-    words = [HELP, *(Word(names, about) for names, about in parser.notes())]
+    words = [HELP, *(Word(names, about, values) for names, about in parser.notes())]
     return [word for word in words if not word.hidden]
 
 
 def commands() -> Dict[str, Tuple[str, List[Word]]]:
     """{command: (summary, its words)}; `help` is one, too."""
     from dfly.cli import COMMANDS, parser_for
-    found = {name: (command.summary, words_of(parser_for(name)[1]))
-             for name, command in COMMANDS.items()}
+    found = {}
+    for name, command in COMMANDS.items():
+        module, parser = parser_for(name)
+        found[name] = (command.summary, words_of(parser, values_of(module)))
     found["help"] = ("print the commands, or the options of one",
                      [Word(("command",), {"choices": tuple(COMMANDS), "metavar": "COMMAND"})])
     return found

@@ -10,6 +10,10 @@ from dfly.config import GetSettings, add_flags
 
 ALIASES = {"no_source": ("--notbs",), "timeout_s": ("-T",), "tries": ("-t",), "wait_s": ("-w",),
            "jobs": ("-j",), "user_agent": ("-U",)}
+VALUES = {   # words that options take; what else they do is where they are read
+    "--progress": ("bar", "dot", "none", "json"), "--method": ("GET", "HEAD"),
+    "--secure-protocol": ("auto", "TLSv1_2", "TLSv1_3"),
+    "--restrict-file-names": ("unix", "windows", "nocontrol", "ascii", "lowercase", "uppercase")}
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Set
 
 import pytest
 
-from dfly.cli import COMMANDS, completion, main, parser_for
+from dfly.cli import COMMANDS, completion, get, main, parser_for
 from dfly.cli.completion import (
     ABOUT_DFLY,
     SHELLS,
@@ -27,6 +27,7 @@ from dfly.cli.completion import (
     fish_script,
     options_of,
     quoted,
+    values_of,
     words_of,
     zsh_script,
 )
@@ -59,6 +60,42 @@ def test_words_are_those_of_the_parser(name: str) -> None:
             assert word.help == " ".join(formatter._expand_help(action).split())
             assert word.help, word.names
             assert word.metavar == (action.metavar or ""), word.names
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_values_of_options_are_offered(name: str) -> None:
+    """Of each option by all its names, as the command's module lists them."""
+    module, parser = parser_for(name)
+    values = values_of(module)
+    found = {one: word.choices for word in options_of(words_of(parser, values))
+             for one in word.names if word.choices}
+    assert {one: found[one] for one in values} == values
+    assert all(word.kind == "choices" for word in words_of(parser, values) if word.choices)
+    assert [repr(word) for word in commands()[name][1]] == [
+        repr(word) for word in words_of(parser, values)]
+
+
+OFFERED = [(option, value) for option, values in get.VALUES.items() for value in values]
+
+
+@pytest.mark.parametrize("option, value", OFFERED)
+def test_what_is_offered_is_taken(option: str, value: str, daemon: Any, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon.events = [{"event": "failed", "exit_code": 8, "what": "asked", "hint": ""}]
+    daemon.answers["POST", "/v1/look"] = (200, {})
+    assert main(["get", "http://f/x", option, value]) in (0, 8)
+
+
+@pytest.mark.parametrize("option, values", get.VALUES.items())
+def test_what_is_taken_is_offered(option: str, values: Any, daemon: Any, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """By what is said where it isn't one of them."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["get", "http://f/x", option, "strange"]) == 2
+    said = capsys.readouterr().err
+    assert all(value in said for value in values) or option == "--method"
 
 
 def test_all_commands_are_there() -> None:
@@ -178,6 +215,9 @@ def test_bash_offers_values(bash: Bash) -> None:
     assert bash("get", "-P", "") == ["sub"]
     assert bash("get", "--tag", "") == bash("get", "http", ":", "//f/x", "") == []
     assert bash("get", "-q", "--js") == ["--json"]
+    assert bash("get", "--progress", "") == bash("get", "--progress", "=") == [
+        "bar", "dot", "none", "json"]
+    assert bash("get", "--secure-protocol", "=", "TLSv1_3") == ["TLSv1_3"]
 
 
 def test_bash_knows_the_first_argument_from_the_next(bash: Bash) -> None:
@@ -234,6 +274,8 @@ def test_fish_offers_commands_and_values(fish: Any) -> None:
     assert set(fish("dfly get -O ")) == {"a file", "other", "sub/"}
     assert set(fish("dfly get --output-document=o")) == {"--output-document=other"}
     assert set(fish("dfly get -P ")) == {"sub/"}
+    assert set(fish("dfly get --progress ")) == {"bar", "dot", "none", "json"}
+    assert set(fish("dfly get --method=")) == {"--method=GET", "--method=HEAD"}
     assert fish("dfly get --tag ") == fish("dfly get http") == {}
 
 
@@ -291,6 +333,8 @@ def one_zsh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typing]:
     ("dfly completion z", "dfly completion zsh "), ("dfly cache ver", "dfly cache verify "),
     ("dfly get -q --js", "dfly get -q --json "), ("dfly get -O ot", "dfly get -O other "),
     ("dfly get --output-document=ot", "dfly get --output-document=other "),
+    ("dfly get --progress j", "dfly get --progress json "),
+    ("dfly get --restrict-file-names=asc", "dfly get --restrict-file-names=ascii "),
     ("dfly get -P ", "dfly get -P sub/"), ("dfly get -O a", "dfly get -O a\\ file "),
 ])
 def test_zsh_completes(one_zsh: Typing, line: str, found: str) -> None:
