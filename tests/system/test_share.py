@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -105,6 +107,57 @@ def test_small_files_and_odd_names(cluster: Cluster, peers: List[Role], size: in
     assert own.code == 0 and own.out == CONTENT[:size]
 
 
+def test_a_name_that_hides_a_file_stays_so_and_is_told(cluster: Cluster, peers: List[Role]) -> None:
+    url = url_of(cluster, peers[0], file_of(cluster, CONTENT[:5], ".profile"))
+    assert url.endswith("/.profile")
+    folder = cluster.folder / "got"
+    got = cluster.get(peers[1], url, "-P", str(folder))
+    assert got.code == 0 and "/.profile: 5 B" in got.err
+    assert os.listdir(folder) == [".profile"]
+
+
+def test_options_of_get_that_are_about_sources(cluster: Cluster, peers: List[Role]) -> None:
+    """Each does what it can for a content that has none, or is refused in one line."""
+    content = CONTENT[:500]
+    url = url_of(cluster, peers[0], file_of(cluster, content, "f"))
+    files = {name: cluster.folder / name for name in ("sums", "list", "cookies", "ask", "told")}
+    files["sums"].write_text(f"{sha256(content)}  f\n")
+    files["list"].write_text(f"{url}\nsha256:{sha256(content)} {url}\n")
+    files["ask"].write_text(f"#!/bin/sh\necho asked > {files['told']}\n")
+    files["ask"].chmod(0o755)
+    for number, (words, names) in enumerate((
+            ("-x", [url.partition("://")[2]]), ("-x -nH --cut-dirs=1", ["f"]),
+            ("--checksum-file={sums}", ["f"]), ("-i {list}", ["f", "f.1", "f.2"]),
+            ("--load-cookies={cookies} --save-cookies={cookies}", ["f"]),
+            ("--user=u --password=p -H X:secret", ["f"]), ("--use-askpass={ask}", ["f"]),
+            ("-N", ["f"]), ("-S", ["f"]), ("-c", ["f"]), ("--spider -S", []), ("--method=HEAD", []),
+            ("--content-disposition --trust-server-names", ["f"]))):
+        folder = cluster.folder / str(number)
+        got = cluster.get(peers[1], url, "-q", "-P", str(folder), *words.format(**files).split())
+        assert got.code == 0 and "Traceback" not in got.err, (words, got.err)
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        assert [str(path.relative_to(folder)) for path in found] == names, words
+        assert all(path.read_bytes() == content for path in found)
+    assert not files["told"].exists()   # nobody is there whom to tell a password
+    for words, what in (("--no-p2p", "only the swarm has"), ("--range=0-4", "a part of a shared"),
+                        ("--mirror http://127.0.0.1:1/f", "has no mirrors")):
+        assert_failed(cluster.get(peers[1], url, "-O", "-", *words.split()), 2, what)
+
+
+def test_a_shared_content_by_dfgets_options(cluster: Cluster, peers: List[Role],
+                                            program: Path) -> None:
+    url = url_of(cluster, peers[0], file_of(cluster, CONTENT[:500], "f"))
+    dfget = cluster.folder / "dfget"
+    dfget.symlink_to(program)
+    out = cluster.folder / "out"
+    for words, code in ((["-u", url, "-f", "a&b", "-i", "id"], 0), (["-u", url + "?x"], 2)):
+        done = subprocess.run([sys.executable, str(dfget), *words, "-o", str(out)], text=True,
+                              env={**os.environ, "DFLY_SOCKET": peers[1].socket, "HOME":
+                                   str(cluster.folder)}, capture_output=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert out.read_bytes() == CONTENT[:500]
+
+
 def test_to_share_again_makes_no_second_copy(cluster: Cluster, peers: List[Role]) -> None:
     path = file_of(cluster)
     os.utime(path)
@@ -167,7 +220,7 @@ def test_what_nobody_shares(cluster: Cluster, peers: List[Role]) -> None:
     ("dfly://sha256/abc", (), "64 hex digits"), ("dfly://md5/" + "ab" * 16, (), "malformed URL"),
     ("dfly://sha256/" + "ab" * 32 + "?x=1", (), "malformed URL"),
     ("dfly://sha256/" + "ab" * 32 + "/a/b", (), "malformed URL"),
-    ("dfly://sha256/" + "ab" * 32, ("--digest", "sha256:" + "cd" * 32), "contradicts")])
+    ("dfly://sha256/" + "ab" * 32, ("--digest", "sha256:" + "cd" * 32), "contradict each other")])
 def test_urls_that_can_not_be(cluster: Cluster, peers: List[Role], url: str,
                               flags: "tuple[str, ...]", says: str) -> None:
     assert_failed(cluster.get(peers[0], url, "-O", "-", *flags), 2, says)
