@@ -57,7 +57,7 @@ def _identity(name: str) -> List[int]:
         facts = os.stat(name)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no name of a file"
-        raise FileError(f"can't read {printable(name)}: {why}") from None
+        raise FileError(f"can't read {printable(name) or 'a file without a name'}: {why}") from None
     return [facts.st_dev, facts.st_ino]
 
 

@@ -78,9 +78,22 @@ def test_a_manager_that_a_running_daemon_doesnt_hear_of(
         assert capsys.readouterr().err.count("it uses 10.0.0.9:65002; --manager") == warnings
 
 
+def test_a_manager_named_by_the_environment_is_as_one_of_the_command_line(
+        daemon: Any, file: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.answers["POST", "/v1/share"] = (200, DONE)
+    daemon.answers["GET", "/v1/status"] = (200, {"role": "peer", "managers": ["10.0.0.9:65002"]})
+    for manager, warnings in (("other.example", 1), ("10.0.0.9", 0)):
+        monkeypatch.setenv("DFLY_MANAGER", manager)
+        assert main(["share", str(file)]) == 0
+        assert capsys.readouterr().err.count("it uses 10.0.0.9:65002") == warnings
+
+
 def test_a_wrong_name_stops_no_other(daemon: Any, file: Path,
                                      capsys: pytest.CaptureFixture[str]) -> None:
     daemon.answers["POST", "/v1/share"] = (200, DONE)
     assert main(["share", "absent", str(file)]) == 3
     told = capsys.readouterr()
     assert told.out.startswith("dfly://sha256/") and "can't read absent" in told.err
+    assert main(["share", "", str(file)]) == 3
+    assert "can't read a file without a name: " in capsys.readouterr().err
