@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
-from typing import Callable, Dict, List, Optional, Set, Tuple, Type, Union
+from typing import Callable, ClassVar, Dict, List, Optional, Set, Tuple, Type, Union
 
 from dfly.errors import DflyError, NoManager
 from dfly.task import count_of, full_set, lowest, run_set, runs_of
@@ -259,23 +259,12 @@ class Download:
         self._due: Optional[float] = None
         self._patient_until = 0.0            # a lost manager may come back: no source before
         self._source_on = False
-        self._handlers: Dict[Type[Event], Callable[..., List[Effect]]] = {
-            Opened: self._on_opened, Sized: self._on_sized, Led: self._on_led,
-            ManagerLost: self._on_manager_lost, ManagerBusy: self._on_manager_busy,
-            NoManagerAnswers: self._on_no_manager,
-            LeaseGranted: self._on_lease, LeaseWithdrawn: self._on_withdrawn,
-            PieceStored: self._on_stored, RunEnded: self._on_run_ended,
-            ParentHolds: self._on_parent_holds, ParentSilent: self._on_parent_silent,
-            SourceEnded: self._on_source_ended, Doomed: self._on_doomed,
-            ReaderAt: self._on_reader,
-            TimePassed: self._on_time,
-        }
 
     # -------------------------------------------------------------------------- machine
     def step(self, event: Event, now: float) -> List[Effect]:
         if self.state in _ENDED and not isinstance(event, (PieceStored, LeaseGranted)):
             return []
-        return self._handlers[type(event)](event, now)
+        return self._HANDLERS[type(event)](self, event, now)
 
     def deadline(self) -> Optional[float]:
         return self._due
@@ -525,3 +514,15 @@ class Download:
         assert missing is None or missing == 0 or self.state is not State.SOURCE, (
             f"the source ended without {count_of(missing)} pieces")
         return self._check_complete()
+
+    # Of the class: one of each task would be larger than all else of its machine.
+    _HANDLERS: ClassVar[Dict[Type[Event], Callable[..., List[Effect]]]] = {
+        Opened: _on_opened, Sized: _on_sized, Led: _on_led,
+        ManagerLost: _on_manager_lost, ManagerBusy: _on_manager_busy,
+        NoManagerAnswers: _on_no_manager,
+        LeaseGranted: _on_lease, LeaseWithdrawn: _on_withdrawn,
+        PieceStored: _on_stored, RunEnded: _on_run_ended,
+        ParentHolds: _on_parent_holds, ParentSilent: _on_parent_silent,
+        SourceEnded: _on_source_ended, Doomed: _on_doomed,
+        ReaderAt: _on_reader, TimePassed: _on_time,
+    }

@@ -11,7 +11,7 @@ import logging
 import random
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Type, Union
+from typing import Callable, ClassVar, Dict, NamedTuple, Optional, Sequence, Type, Union
 
 from dfly.access import SourceFacts
 from dfly.clock import Clock
@@ -63,11 +63,11 @@ from dfly.wire.messages import (
 )
 
 log = logging.getLogger("dfly.download")
+LIMITS = core.DownloadLimits()
 
 # Errors that a manager has itself and this host need not: with its network, its disk, whom it
 # trusts.
 MANAGERS_OWN = (NetworkError, TlsError, NoSpace, FileError)
-
 
 @dataclass(frozen=True)
 class Means:
@@ -92,7 +92,8 @@ class Started(NamedTuple):
 
 
 class TaskDownload:
-    """One version of one task on this host."""
+    """One version of one task on this host. (With 30 attributes or more CPython keeps a table of
+    their names for each instance, and a daemon has thousands of them.)"""
 
     def __init__(self, means: Means, wish: Wish, file: TaskFile) -> None:
         self.file = file
@@ -103,38 +104,26 @@ class TaskDownload:
         self.troubles = Troubles(means.clock)
         self.losses = Troubles(means.clock)    # of P2P
         self.waiters = 0
-        self.started_at = means.clock.now()
         self.facts = SourceFacts()   # what the source said; nobody's cookies
         self.led_by = ""        # the manager that leads or led
         self.done: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(_retrieve)
         self._means = means
-        self._loop = asyncio.get_running_loop()
-        self._machine = core.Download(core.DownloadLimits(),
-                                      may_use_source=not wish.no_source, rng=means.rng)
-        self._limit = Limiter(wish.limit_bps)
-        self._limits = (*means.limits, self._limit)
+        self._machine = core.Download(LIMITS, may_use_source=not wish.no_source, rng=means.rng)
+        limits = (*means.limits, *([Limiter(wish.limit_bps)] if wish.limit_bps else ()))
         self._parents = Parents(means.client, means.lines, file)
-        self._runs = Runs(file, self._parents, self._limits, self._step, means.metrics)
+        self._runs = Runs(file, self._parents, limits, self._step, means.metrics)
         self._tasks = Tasks(log)
         self._source: "Optional[asyncio.Task[None]]" = None
         self._ingest: Optional[Ingest] = None
         self._led: "Optional[asyncio.Task[None]]" = None
         self._link: Optional[ManagerLink] = None
         self._swarm = 0
-        self._lost = asyncio.Event()
+        self._stays = False     # led, by one manager or another, as long as it lives
+        self._is_lost = False   # by its manager, or it never had one
         self._timer: Optional[asyncio.TimerHandle] = None
         self._due: Optional[float] = None     # what it is set to
-        self._handlers: Dict[Type[core.Effect], Callable[..., None]] = {
-            core.FetchRun: self._fetch_run, core.StopRun: lambda stop: self._runs.stop(stop.run),
-            core.TellStored: self._tell_stored, core.TellFailed: self._tell_failed,
-            core.TellReader: self._tell_reader, core.AskParent: self._ask_parent,
-            core.FetchSource: self._fetch_source, core.StopSource: self._stop_source,
-            core.Complete: self._on_complete, core.GiveUp: self._on_give_up,
-        }
-        self._told = asyncio.Event()   # digests came, or the end
         self._comparing: Optional[Comparing] = None
-        self.done.add_done_callback(lambda _: self._told.set())
         self._gone = False      # the file left the store
         self._held = True
         file.hold()   # not evicted while it is being filled
@@ -143,37 +132,35 @@ class TaskDownload:
     # ------------------------------------------------------------------- life of the task
     def start_led(self, link: ManagerLink, accepted: Accepted) -> None:
         """A manager accepted this host."""
-        self._machine_opened()
+        self._step(core.Opened(self.file.geometry.piece_count, self.file.have))
         if self.wish.partial:
             self._compare(self.wish.partial)
+        self._stays = True
         self._join_swarm(link, accepted)
-        self._led = self._tasks.start(self._stay_led())
 
     def start_alone(self, ingest: Ingest) -> None:
         """No manager: everything that is missing comes from the source, by `ingest`."""
         self._ingest = ingest
-        self._machine_opened()
+        self._step(core.Opened(self.file.geometry.piece_count, self.file.have))
         if self.is_done:
             self._ingest = None
             self._tasks.start(ingest.close())
         self._step(core.NoManagerAnswers())
         if self._means.managers.any_known and not self.wish.why_alone:
-            self._led = self._tasks.start(self._find_leader_then_stay())
+            self._stays = True
+            self._lose_leader()
 
     def lead(self, link: ManagerLink, accepted: Accepted) -> None:
         """A manager accepted this host once more, for another caller."""
+        self._stays = True
         if (self._link, self._swarm) != (link, accepted.swarm):
             self._join_swarm(link, accepted)
-        if self._led is None:
-            self._led = self._tasks.start(self._stay_led())
 
     def start_seeding(self) -> None:
         """The store held all of it when the daemon started: offer it."""
-        self._machine_opened()
-        self._led = self._tasks.start(self._find_leader_then_stay())
-
-    def _machine_opened(self) -> None:
         self._step(core.Opened(self.file.geometry.piece_count, self.file.have))
+        self._stays = True
+        self._lose_leader()
 
     @property
     def is_done(self) -> bool:
@@ -247,7 +234,7 @@ class TaskDownload:
     # -------------------------------------------------------------------------- machine
     def _step(self, event: core.Event) -> None:
         for effect in self._machine.step(event, self._means.clock.now()):
-            self._handlers[type(effect)](effect)
+            self._HANDLERS[type(effect)](self, effect)
         due = self._machine.deadline()
         if due != self._due:
             self._set_timer(due)
@@ -259,7 +246,7 @@ class TaskDownload:
             self._timer = None
         if due is not None:
             delay_s = max(0.0, due - self._means.clock.now())
-            self._timer = self._loop.call_later(delay_s, self._on_time)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_time)
 
     def _on_time(self) -> None:
         self._due = None   # whatever is due next, the timer must be set for it
@@ -277,8 +264,7 @@ class TaskDownload:
         self._gone = True
         error = self.file.failed or FileError("the file was removed, or found damaged")
         self._step(core.Doomed(error))
-        if self._led is not None:   # else it would offer what it hasn't, in a swarm where another
-            self._led.cancel()      # download of this host may be by then
+        self._go_unled()   # else it would offer what it hasn't, where another download may be
         self._leave()
 
     def _leave(self) -> None:
@@ -298,8 +284,7 @@ class TaskDownload:
             self._tasks.start(self._discard(error))
         else:
             self._fail(error)
-        if self._led is not None:
-            self._led.cancel()
+        self._go_unled()
         self._leave()
         self._let_go()
 
@@ -326,7 +311,7 @@ class TaskDownload:
             self._distrust(ProtocolError("another geometry for the same version"))
             return
         self.token = accepted.token
-        self._lost.clear()
+        self._is_lost = False
         if self._comparing is not None:
             self._comparing.drop_all()
         if not self.is_done:
@@ -371,7 +356,7 @@ class TaskDownload:
             self._means.managers.distrust(self.file.task_id, link.address)
             link.leave(self._swarm)
         self._step(core.ManagerLost(for_good=True))
-        self._lost.set()
+        self._lose_leader()
 
     def _follow(self, message: SwarmMessage) -> None:
         if isinstance(message, Lease):
@@ -386,7 +371,8 @@ class TaskDownload:
                 self._step(lease)
         elif isinstance(message, Digests):
             self._runs.settle(self.file.learn(message.first, message.digests))
-            self._told.set()
+            if self._comparing is not None:
+                self._comparing.told()
         elif isinstance(message, Revoke):
             if self._comparing is not None:
                 self._comparing.drop(message.lease)
@@ -419,7 +405,7 @@ class TaskDownload:
             except DflyError as error:
                 log.warning("task %s can't be read: %s", self.file.task_id[:12], error)
                 return
-        self._lost.set()
+        self._lose_leader()
 
     def _on_task_failed(self, message: TaskFailed) -> None:
         error = error_from_wire(message.exit_code, message.what, message.hint)
@@ -438,16 +424,23 @@ class TaskDownload:
         if not self.is_done:
             self.troubles.add(f"the link to manager {self.led_by} was lost")
         self._step(core.ManagerLost())
-        self._lost.set()
+        self._lose_leader()
 
-    async def _find_leader_then_stay(self) -> None:
-        await self._find_leader()
-        await self._stay_led()
+    def _lose_leader(self) -> None:
+        """If it was, or shall be, led: find another manager."""
+        self._is_lost = True
+        if self._stays and (self._led is None or self._led.done()):
+            self._led = self._tasks.start(self._find_leaders())
 
-    async def _stay_led(self) -> None:
-        """As long as this task lives here: whenever its manager is lost, find one again."""
-        while True:
-            await self._lost.wait()
+    def _go_unled(self) -> None:
+        self._stays = False
+        if self._led is not None:
+            self._led.cancel()
+
+    async def _find_leaders(self) -> None:
+        """Who is found may be lost before this ends. (While one leads, nothing waits here.)"""
+        while self._is_lost:
+            self._is_lost = False
             await self._find_leader()
 
     async def _find_leader(self) -> None:
@@ -470,7 +463,7 @@ class TaskDownload:
     async def _ask_to_lead(self, link: ManagerLink) -> bool:
         """True if `link`'s manager leads us now, or has told that this version is over."""
         make, timeout_s = (self._offer, None) if self.is_done else (
-            partial(join_of, self.wish, self.file, self._limits), LINK_WAIT_S * 5)
+            partial(join_of, self.wish, self.file, self._runs.limits), LINK_WAIT_S * 5)
         try:
             accepted = await link.join(make, timeout_s)
         except DflyError as error:
@@ -536,7 +529,7 @@ class TaskDownload:
         self._source = None
 
     async def _carry_source(self, pieces: Optional[int]) -> None:
-        ingest = self._ingest or self._means.ingest(self.wish, self._limits)
+        ingest = self._ingest or self._means.ingest(self.wish, self._runs.limits)
         prepared, self._ingest = self._ingest is not None, None
         ingest.on_trouble = self.troubles.add
         ended = core.SourceEnded()
@@ -558,14 +551,14 @@ class TaskDownload:
         finally:
             await ingest.close()
         # The file's own news of the last pieces is on its way through the loop: let it pass.
-        self._loop.call_soon(self._step, ended)
+        asyncio.get_running_loop().call_soon(self._step, ended)
 
     # ---------------------------------------------------------------- a file that came in part
     def _compare(self, path: str) -> None:
         """Its news of pieces are on their way by the mailbox; leases go behind them."""
         post = partial(self._means.lines.mailbox.post, self._step)
         try:
-            self._comparing = Comparing(path, self.file, self._told, post)
+            self._comparing = Comparing(path, self.file, post)
             self._tasks.start(self._take_known(self._comparing))
         except FileError as error:
             self._warn_of_partial(error.what)
@@ -591,6 +584,13 @@ class TaskDownload:
 
     def _count_source(self, piece: int) -> None:
         self._means.metrics.add("dfly_source_bytes_total", self.file.geometry.size_of(piece))
+
+    _HANDLERS: ClassVar[Dict[Type[core.Effect], Callable[..., None]]] = {
+        core.FetchRun: _fetch_run, core.StopRun: lambda self, stop: self._runs.stop(stop.run),
+        core.TellStored: _tell_stored, core.TellFailed: _tell_failed, core.TellReader: _tell_reader,
+        core.AskParent: _ask_parent, core.FetchSource: _fetch_source,
+        core.StopSource: _stop_source, core.Complete: _on_complete, core.GiveUp: _on_give_up,
+    }
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

@@ -147,15 +147,14 @@ async def take_before(path: str, file: TaskFile, ingest: Ingest,
 
 # ----------------------------------------------------------------------------- while it is led
 class Comparing:
-    """A led download's partial file. `told` is set whenever the manager told digests, or all is
-    `done`; leases that waited are given to `grant`, after all news of what was taken."""
+    """A led download's partial file. Leases that waited are given to `grant`, after all news of
+    what was taken."""
 
-    def __init__(self, path: str, file: TaskFile, told: asyncio.Event,
-                 grant: Callable[[LeaseGranted], None]) -> None:
+    def __init__(self, path: str, file: TaskFile, grant: Callable[[LeaseGranted], None]) -> None:
         """FileError if there is no such file."""
         self._partial = Partial(path)
         self._file = file
-        self._told = told
+        self._told = asyncio.Event()   # more to do, or the end
         self._grant = grant
         self._held: Dict[int, LeaseGranted] = {}   # by lease
         self._is_on = True
@@ -171,6 +170,10 @@ class Comparing:
         self._told.set()
         return True
 
+    def told(self) -> None:
+        """The manager told digests."""
+        self._told.set()
+
     def drop(self, lease: int) -> None:
         """It was taken back."""
         self._held.pop(lease, None)
@@ -183,6 +186,7 @@ class Comparing:
         """Compare until nothing can be taken any more; why not all of it could be used, "" = it
         could."""
         partial, file, why = self._partial, self._file, ""
+        done.add_done_callback(lambda _: self._told.set())
         try:
             with partial:
                 while not partial.done_with(file) and not done.done():

@@ -100,6 +100,8 @@ class Peer:
         self.movers.start(asyncio.get_running_loop())
         self._client = HttpClient(self.movers, per_host=32)
         self._lines = Lines(self.movers)
+        self._means = Means(self.store, self._client, self._lines, self.managers, self.metrics,
+                            self.clock, self._rng, (self._download,), self._ingest)
         pieces = PieceServer(self._served, self.metrics, (self._upload,),
                              self.settings.upload_slots * UPLOADS_PER_SLOT)
         self._pieces = pieces
@@ -350,10 +352,8 @@ class Peer:
         return None
 
     def _begin(self, wish: Wish, file: TaskFile) -> TaskDownload:
-        means = Means(self.store, self._client, self._lines, self.managers, self.metrics,
-                      self.clock, self._rng, (self._download,), self._ingest)
         _date(file)
-        download = TaskDownload(means, wish, file)
+        download = TaskDownload(self._means, wish, file)
         self._downloads[file.task_id] = download
         return download
 

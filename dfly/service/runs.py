@@ -40,7 +40,7 @@ class Runs:
                  tell: Callable[[core.Event], None], metrics: Metrics) -> None:
         self._file = file
         self._parents = parents
-        self._limits = limits
+        self.limits = limits
         self._tell = tell
         self._metrics = metrics
         self._clock = Clock()
@@ -63,7 +63,7 @@ class Runs:
         sink = PieceSink(self._file, order.first, expected=True, on_piece=_unneeded)
         fetch = self._parents.fetch_of(order.parent, token, (order.first, order.count),
                                        OriginSink(sink, origin))
-        fetch.limits = self._limits
+        fetch.limits = self.limits
         self._fetches[order.run] = fetch
         self._refuted &= ~run_set(order.first, order.count)
         self._open += 1

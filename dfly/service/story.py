@@ -7,9 +7,8 @@ here changes anything.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from dfly.clock import Clock
 from dfly.errors import printable
@@ -39,12 +38,13 @@ class Troubles:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: Deque[Tuple[float, str]] = deque(maxlen=TROUBLES_MAX)
+        self._kept: List[Tuple[float, str]] = []   # a deque would have room for all from the start
         self._count = 0
 
     def add(self, what: str) -> None:
         self._count += 1
         self._kept.append((self._clock.now(), what))
+        del self._kept[:-TROUBLES_MAX]
 
     def since(self, began_at: float) -> List[Dict[str, Any]]:
         """Those of a caller who came then."""

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import hashlib
 import random
+import tracemalloc
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -277,3 +278,51 @@ def test_a_file_that_is_gone_is_offered_no_more() -> None:
         await download.abandon(FileError("the test is over"))
         return gone
     assert asyncio.run(scenario())
+
+
+def test_nothing_waits_while_a_manager_leads_and_its_loss_is_heard_each_time() -> None:
+    async def scenario() -> None:
+        download, file = download_of(1)
+        file.put(0, b"x", hashlib.sha256(b"x").digest())
+        link: Any = NotingLink()
+        link.asked = 0
+        managers: Any = download._means.managers
+        managers.for_task, managers.next_opening = lambda _: [link], asyncio.Event().wait
+        found = asyncio.Event()
+
+        async def opened(*_: Any) -> bool:
+            return True
+
+        async def join(*_: Any) -> Accepted:
+            link.asked += 1
+            if link.asked == 2:   # lost again before it is known that it was found
+                asyncio.get_running_loop().call_soon(download.link_lost)
+            found.set()
+            return Accepted(1, SWARM, file.task_id, "v", 1, MIB, b"t")
+        link.opened, link.join = opened, join
+        download.start_led(link, Accepted(1, SWARM, file.task_id, "v", 1, MIB, b"t"))
+        await asyncio.sleep(0.01)
+        assert download.is_done and not download._tasks._running
+        for times in (1, 3):
+            download.link_lost()
+            await asyncio.wait_for(found.wait(), 5)
+            await asyncio.sleep(0.01)
+            found.clear()
+            assert link.asked == times and not download._tasks._running
+        await download.abandon(FileError("the test is over"))
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_task_that_is_kept_is_small() -> None:
+    """A daemon may hold thousands, of which nothing is wanted just now."""
+    async def scenario() -> float:
+        kept = [download_of(1) for _ in range(20)]
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            kept += [download_of(1) for _ in range(200)]
+            after = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        return (after - before) / 200
+    assert asyncio.run(scenario()) < 14_000   # with a store and a file of its own

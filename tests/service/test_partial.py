@@ -181,15 +181,14 @@ class Led:
         self.file = task_file()
         self.heard: List[str] = []
         self.file.subscribe(lambda piece: self.heard.append(f"took {piece}"))
-        self.told = asyncio.Event()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.comparing = Comparing(path, self.file, self.told,
+        self.comparing = Comparing(path, self.file,
                                    lambda lease: self.heard.append(f"lease {lease.lease}"))
         self.work = asyncio.ensure_future(self.comparing.run(self.done))
 
     def tell(self, pieces: int) -> None:
         know(self.file, pieces)
-        self.told.set()
+        self.comparing.told()
 
     async def hears(self, *words: str) -> None:
         """Exactly this, and nothing more in a while."""
@@ -203,7 +202,6 @@ class Led:
 
     async def end(self) -> str:
         self.done.set_result(None)
-        self.told.set()
         return await asyncio.wait_for(self.work, 5)
 
 
@@ -265,4 +263,4 @@ def test_the_end_of_the_download_ends_it(tmp_path: Path) -> None:
         assert await led.end() == "" and led.heard == ["lease 1"]
     asyncio.run(scene())
     with pytest.raises(FileError):
-        Comparing(str(tmp_path / "none"), task_file(), asyncio.Event(), print)
+        Comparing(str(tmp_path / "none"), task_file(), print)
