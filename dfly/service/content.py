@@ -56,7 +56,7 @@ def check_content(file: TaskFile, digest: Digest, url: str) -> None:
     if hasher.digest() != digest.value:
         found = Digest(digest.algorithm, hasher.digest())
         raise DigestMismatch(f"{shown_url(url)}: the content has {found}, expected {digest}",
-                             "the source serves other bytes than you expect; nothing was kept")
+                             "check the digest; if it's right, the source has another file")
 
 
 async def discard(store: PieceStore, file: TaskFile, error: DflyError) -> None:

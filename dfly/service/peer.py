@@ -27,6 +27,7 @@ from dfly.config import (
 from dfly.digest import Digest
 from dfly.errors import (
     DflyError,
+    DigestMismatch,
     FileError,
     NetworkError,
     NoManager,
@@ -362,13 +363,17 @@ class Peer:
                       limits=IngestLimits(limiters=tuple(limits)), rng=self._rng)
 
     async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None:
-        """DigestMismatch, and the task leaves the store, if the whole content isn't as told."""
+        """DigestMismatch if the whole content isn't as told; and the task leaves the store, unless
+        its own digest says that it is right: then it's this caller who has a wrong one."""
+        own = download.wish.spec.digest
+        proved = own is not None and own.is_strong
         for digest in digests:
             try:
                 await asyncio.to_thread(check_content, download.file, digest,
                                         download.wish.spec.url)
             except DflyError as error:
-                await discard(self.store, download.file, error)
+                if not (proved and isinstance(error, DigestMismatch)):
+                    await discard(self.store, download.file, error)
                 raise
 
     async def _offer_stored(self) -> None:

@@ -179,6 +179,16 @@ def test_several_files_and_one_that_isnt_there(cluster: Cluster, peers: List[Rol
     assert_failed(share(cluster, peers[0], cluster.folder / "absent"), 3, "No such file")
 
 
+def test_a_wrong_weak_digest_costs_nobody_the_content(cluster: Cluster,
+                                                     peers: List[Role]) -> None:
+    url = url_of(cluster, peers[0], file_of(cluster))
+    got = cluster.get(peers[0], url, "-m", "0" * 32, "-O", "-")
+    assert got.code == 9 and "expected md5:" in got.err
+    for peer in peers:
+        got = cluster.get(peer, url, "-O", "-")
+        assert got.code == 0 and got.out == CONTENT, got
+
+
 # ------------------------------------------------------------------------------ no manager
 def test_without_a_manager_it_is_kept_and_offered_when_one_comes(cluster: Cluster) -> None:
     reserved = socket.create_server(("127.0.0.1", 0))
