@@ -5,7 +5,7 @@ not import asyncio. What a download is and where bytes come from is the daemon's
 """
 from __future__ import annotations
 
-import socket
+import _socket  # what socket is made of; its own, with selectors, costs each start 2.5 ms
 
 from dfly.config import check_socket_path
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
@@ -26,6 +26,7 @@ TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
+    Connection = _socket.socket   # socket.socket is one, too
     Address = Union[str, Tuple[str, int]]  # path of a unix socket, or (host, port)
 
 RECEIVE_SIZE = 256 * 1024
@@ -43,7 +44,7 @@ class NobodyThere(NetworkError):
 class Answer:
     """A response whose body is still on the connection; a context manager that closes it."""
 
-    def __init__(self, connection: socket.socket, head: ResponseHead, body: Body,
+    def __init__(self, connection: Connection, head: ResponseHead, body: Body,
                  received: bytes, name: str) -> None:
         self.status = head.status
         self._connection = connection
@@ -63,7 +64,7 @@ class Answer:
     def cut(self) -> None:
         """End the connection from another thread: its reader gets an error at once."""
         try:
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass  # the other side was faster: it is cut already
 
@@ -178,13 +179,14 @@ def _name_of(address: Address) -> str:
     return join_address(*address)
 
 
-def _connect(address: Address, timeout_s: Optional[float], name: str) -> socket.socket:
+def _connect(address: Address, timeout_s: Optional[float], name: str) -> Connection:
     try:
         if not isinstance(address, str):
-            connection = socket.create_connection(address, timeout_s)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            import socket
+            remote = socket.create_connection(address, timeout_s)
+            remote.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return remote
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         connection.settimeout(timeout_s)
         try:
             connection.connect(check_socket_path(address))
@@ -198,7 +200,7 @@ def _connect(address: Address, timeout_s: Optional[float], name: str) -> socket.
         raise _translated(error, name) from None
 
 
-def _read_head(connection: socket.socket, name: str) -> Tuple[ResponseHead, bytes]:
+def _read_head(connection: Connection, name: str) -> Tuple[ResponseHead, bytes]:
     parser = HeadParser("response")
     while True:
         data = connection.recv(HEAD_SIZE)
@@ -214,7 +216,7 @@ def _read_head(connection: socket.socket, name: str) -> Tuple[ResponseHead, byte
                 return head, parser.rest
 
 
-def _receive_into(connection: socket.socket, buffer: memoryview, name: str) -> int:
+def _receive_into(connection: Connection, buffer: memoryview, name: str) -> int:
     try:
         return connection.recv_into(buffer)
     except OSError as error:
@@ -226,7 +228,7 @@ def _translated(error: Exception, name: str) -> DflyError:
         return ProtocolError(f"{name} doesn't speak HTTP as dfly does: {error.what}")
     if isinstance(error, PermissionError):
         return NetworkError(f"{name}: permission denied", "it belongs to another user")
-    if isinstance(error, socket.timeout):
+    if isinstance(error, _socket.timeout):
         return NetworkError(f"{name} didn't answer in time")
     return NetworkError(f"{name}: {getattr(error, 'strerror', None) or error}")
 
