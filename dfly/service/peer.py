@@ -27,7 +27,6 @@ from dfly.config import (
 from dfly.digest import Digest
 from dfly.errors import (
     DflyError,
-    DigestMismatch,
     FileError,
     NetworkError,
     NoManager,
@@ -365,15 +364,13 @@ class Peer:
     async def check(self, download: TaskDownload, digests: Sequence[Digest]) -> None:
         """DigestMismatch if the whole content isn't as told; and the task leaves the store, unless
         its own digest says that it is right: then it's this caller who has a wrong one."""
-        own = download.wish.spec.digest
-        proved = own is not None and own.is_strong
+        spec, file = download.wish.spec, download.file
         for digest in digests:
             try:
-                await asyncio.to_thread(check_content, download.file, digest,
-                                        download.wish.spec.url)
+                await asyncio.to_thread(check_content, file, digest, spec.url)
             except DflyError as error:
-                if not (proved and isinstance(error, DigestMismatch)):
-                    await discard(self.store, download.file, error)
+                if digest == spec.digest or not await _is_proved(file, spec):
+                    await discard(self.store, file, error)
                 raise
 
     async def _offer_stored(self) -> None:
@@ -431,6 +428,18 @@ def _date(file: TaskFile) -> None:
 def _trouble(link: ManagerLink, error: DflyError) -> str:
     """Why this manager doesn't help, for people."""
     return error.what if link.name in error.what else f"manager {link.name}: {error.what}"
+
+
+async def _is_proved(file: TaskFile, spec: TaskSpec) -> bool:
+    """True if the content is the one that the task's own strong digest names."""
+    if spec.digest is None or not spec.digest.is_strong:
+        return False
+    try:
+        await asyncio.to_thread(check_content, file, spec.digest, spec.url)
+    except DflyError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 async def _first_of(*events: asyncio.Event) -> None:
