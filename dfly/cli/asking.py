@@ -11,7 +11,7 @@ import os
 from dfly.cli.parser import Arguments
 from dfly.clock import Clock
 from dfly.config import GetSettings
-from dfly.errors import FileError, UsageError, printable
+from dfly.errors import UsageError, printable
 from dfly.names import is_shared_url
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
-PEM_MAX = 256 * 1024     # bytes of certificates: what travels with a wish
-FILE_MAX = 4 << 20       # bytes of any file of certificates, comments and all
-FILES_MAX = 2_000        # files in a folder of certificates
-PROTOCOLS = {"": "", "auto": "", "pfs": "", "tlsv1_2": "TLSv1_2", "tlsv1_3": "TLSv1_3"}
+NO = ("off", "no", "0")   # as a .wgetrc may say it
 
 
 class Asking:
@@ -141,6 +138,16 @@ def _header(text: str) -> Tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _tls(args: Arguments, settings: GetSettings) -> Json:
+    said = (settings.ca_directory, settings.ca_certificate, settings.crl_file, args.certificate,
+            args.private_key, settings.no_check_certificate, args.pinnedpubkey, settings.ciphers,
+            settings.secure_protocol != "auto")
+    if not any(said):   # as mostly
+        return {}
+    from dfly.cli.trust import tls_of
+    return tls_of(args, settings)
+
+
 def _manners(args: Arguments, settings: GetSettings) -> Json:
     def timeout(own: Optional[float]) -> float:
         return settings.timeout_s if own is None else own
@@ -159,20 +166,25 @@ def _manners(args: Arguments, settings: GetSettings) -> Json:
 def _proxies(args: Arguments, settings: GetSettings) -> Optional[Json]:
     """None: nothing was said here, the daemon's own environment holds."""
     told = _executed(args.execute)
-    if settings.no_proxy or told.get("use_proxy") in ("off", "no", "0"):
+    if settings.no_proxy or told.get("use_proxy") in NO:
         return {}
-    by_scheme = {scheme: _variable(told, f"{scheme}_proxy") or _variable(told, "all_proxy")
+    everywhere = _variable(told, "all_proxy")
+    by_scheme = {scheme: _variable(told, f"{scheme}_proxy", everywhere)
                  for scheme in ("http", "https")}
     chosen = [[scheme, _with_login(url, args)] for scheme, url in by_scheme.items() if url]
-    if not chosen:
-        return None
-    return {"by_scheme": chosen, "no_proxy": _variable(told, "no_proxy")}
+    straight = _variable(told, "no_proxy")
+    if not chosen:   # exceptions alone are from proxies that aren't known here; * is from them all
+        return {} if "*" in straight.replace(",", " ").split() else None
+    return {"by_scheme": chosen, "no_proxy": straight}
 
 
-def _variable(told: Json, name: str) -> str:
-    """Upper case, too, except HTTP_PROXY: a web server's scripts get that from a header."""
-    upper = "" if name == "http_proxy" else os.environ.get(name.upper(), "")
-    return str(told.get(name) or os.environ.get(name) or upper)
+def _variable(told: Json, name: str, otherwise: str = "") -> str:
+    """What is said first, be it nothing. Upper case counts, too, except HTTP_PROXY: a web server's
+    scripts get that from a header. (A daemon takes it, source/proxies.py: it knows whether it is
+    such a script, and whoever set its environment meant it.)"""
+    upper = "" if name == "http_proxy" else name.upper()
+    said = (told.get(name), os.environ.get(name), os.environ.get(upper))
+    return str(next((value for value in said if value is not None), otherwise))
 
 
 def _executed(commands: Sequence[str]) -> Json:
@@ -200,98 +212,3 @@ def _with_login(url: str, args: Arguments) -> str:
     if args.proxy_password is not None:
         login += ":" + quote(args.proxy_password, safe="")
     return f"{scheme}{slashes}{login}@{rest.rpartition('@')[2]}"
-
-
-# -------------------------------------------------------------------------------------- TLS
-def _tls(args: Arguments, settings: GetSettings) -> Json:
-    tls: Json = {}
-    if settings.ca_directory:
-        tls["system_ca"] = False
-        tls["ca"] = _certificates_in(settings.ca_directory)
-    for path in settings.ca_certificate:
-        tls["ca"] = tls.get("ca", "") + _checked(_sections(read_text(path, FILE_MAX)), path)
-    if len(tls.get("ca", "")) > PEM_MAX:
-        raise UsageError(f"certificates of authorities of {len(tls['ca'])} bytes",
-                         f"{PEM_MAX} is the most: leave out what the sources don't need")
-    if settings.crl_file:
-        tls["crl"] = _pem(settings.crl_file, "X509 CRL")
-    if args.certificate:
-        tls["cert"] = _pem(args.certificate, "CERTIFICATE")
-    if args.private_key:
-        if not args.certificate:
-            raise UsageError("--private-key without --certificate", "name both")
-        tls["key"] = _pem(args.private_key, "PRIVATE KEY")
-    if settings.no_check_certificate:
-        tls["verify"] = False
-    if args.pinnedpubkey:
-        tls["pins"] = _pins(args.pinnedpubkey)
-    protocol = settings.secure_protocol.lower()
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"--secure-protocol {printable(settings.secure_protocol)!r}",
-                         "it takes auto, TLSv1_2 or TLSv1_3: older ones are broken")
-    if PROTOCOLS[protocol]:
-        tls["minimum"] = PROTOCOLS[protocol]
-    if settings.ciphers:
-        tls["ciphers"] = settings.ciphers
-    return tls
-
-
-def _pins(text: str) -> List[str]:
-    """curl's and wget's way: hashes, or a file with the key."""
-    from dfly.net.pins import parse_pins, spki_pin_of_pem
-    if text.startswith("sha256//"):
-        return list(parse_pins(text))
-    try:
-        with open(text, "rb") as file:
-            return [spki_pin_of_pem(file.read(FILE_MAX))]
-    except OSError as error:
-        raise FileError(f"{text}: {error.strerror}") from None
-
-
-def read_text(path: str, bound: int) -> str:
-    """A text file of at most `bound` bytes; FileError."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(bound + 1)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from None
-    if len(data) > bound:
-        raise FileError(f"{path} is over {bound} bytes", "is it the right file?")
-    return data.decode("utf-8", "replace")
-
-
-def _pem(path: str, kind: str) -> str:
-    """The text of a file that must have a PEM section of this kind in it."""
-    text = read_text(path, PEM_MAX)
-    if f"{kind}-----" not in text:    # behind a word more, as in RSA PRIVATE KEY
-        raise FileError(f"{path}: no {kind} in it", f"PEM is wanted: -----BEGIN {kind}-----")
-    return text
-
-
-def _certificates_in(folder: str) -> str:
-    """All certificates in a folder's files, each once."""
-    try:
-        names = sorted(os.listdir(folder))[:FILES_MAX]
-    except OSError as error:
-        raise FileError(f"{folder}: {error.strerror}") from None
-    paths = sorted({os.path.realpath(os.path.join(folder, name)) for name in names})
-    texts = dict.fromkeys(_sections(read_text(path, FILE_MAX)) for path in paths
-                          if os.path.isfile(path))
-    return _checked("".join(dict.fromkeys(texts)), folder)
-
-
-def _checked(text: str, path: str) -> str:
-    if not text:
-        raise FileError(f"{path}: no certificates in it", "they are PEM: -----BEGIN CERTIFICATE")
-    return text
-
-
-def _sections(text: str) -> str:
-    """The certificates of a PEM text, without what people wrote around them."""
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    found = []
-    for part in text.split(begin)[1:]:
-        inside, mark, _ = part.partition(end)
-        if mark:
-            found.append(begin + inside.replace("\r", "") + end + "\n")
-    return "".join(found)

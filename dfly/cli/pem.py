@@ -24,7 +24,7 @@ _TRY = "is it whole? `openssl x509 -in FILE -noout -text` says more"
 def check_authorities(text: str, paths: Sequence[str]) -> None:
     """FileError if one of the certificates in `text` isn't whole; `paths` are where they are
     from."""
-    if not all(map(_is_whole, _certificates(text))):
+    if not all(map(_is_good, certificates_in(text))):
         raise FileError(f"{', '.join(paths)}: a certificate in it can't be read", _TRY)
 
 
@@ -49,13 +49,20 @@ def _try(settings: TlsSettings, name: str) -> None:
         raise FileError(f"{name}: {error.what}", error.hint) from None
 
 
-def _certificates(text: str) -> Iterator[bytes]:
-    """Each as DER; what isn't even base64 as nothing."""
+def certificates_in(text: str) -> Iterator[str]:
+    """Those of a PEM text, each with its marks, without what people wrote around them."""
     for part in text.split(_BEGIN)[1:]:
-        try:
-            yield binascii.a2b_base64(part.partition(_END)[0])
-        except ValueError:
-            yield b""
+        inside, mark, _ = part.partition(_END)
+        if mark:
+            yield f"{_BEGIN}{inside}{_END}\n".replace("\r", "")
+
+
+def _is_good(certificate: str) -> bool:
+    try:
+        return _is_whole(binascii.a2b_base64(
+            certificate.rstrip()[len(_BEGIN):-len(_END)]))
+    except ValueError:   # no base64
+        return False
 
 
 def _is_whole(der: bytes) -> bool:
