@@ -41,6 +41,7 @@ class Meter:
 
     def __init__(self, name: str, started_at: float) -> None:
         self.name = name
+        self.short_names: Tuple[str, ...] = ()   # for where there's no room, the longest first
         self.started_at = started_at
         self.length: Optional[int] = None
         self.received = 0
@@ -162,7 +163,9 @@ def _fitted(meter: Meter, parts: Mapping[str, Part], kept: Sequence[str],
         spare -= wide - (bar_min - 2)
         words.insert(1, _bar(meter, wide - wider))
     if name:
-        words.append([(cut(name, name_min - 2 + spare), "")])
+        room = name_min - 2 + spare
+        fitting = (short for short in (name, *meter.short_names) if columns_of(short) <= room)
+        words.append([(next(fitting, cut(name, room)), "")])
     return _side_by_side(words)
 
 

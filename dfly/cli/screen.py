@@ -258,6 +258,9 @@ class Screen:
         of = f" of {self._files}" if self._files >= self._begun else ""
         lost = f", {self._failed} failed" if self._failed else ""
         self._total.name = f"{self._done}{of} files{lost}"
+        if of:
+            few = f"{self._done}/{self._files}"
+            self._total.short_names = (f"{self._done}{of} files", f"{few} files", few)
         return self._total
 
     def _dot(self, row: Row) -> None:

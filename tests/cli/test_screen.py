@@ -288,6 +288,21 @@ def test_a_line_for_each_file_and_a_total(glass: Glass, clock: ManualClock) -> N
     assert len(shown) == 5
 
 
+@pytest.mark.parametrize("columns, failed, ending", [
+    (80, 0, "  0 of 3 files"), (40, 0, "  0/3 files"), (20, 0, "  0 of 3 files"), (15, 0, "  0/3"),
+    (80, 1, "  0 of 3 files, 1 failed"), (60, 1, "  0 of 3 files"), (40, 1, "  0/3 files")])
+def test_the_total_tells_its_files_however_narrow(
+        glass: Glass, clock: ManualClock, columns: int, failed: int, ending: str) -> None:
+    glass.size = os.terminal_size((columns, 24))
+    screen = Screen("bar", stream=glass, clock=clock, files=3)
+    rows = [screen.begin(f"http://files.example/file-{index}.iso") for index in range(3)]
+    for row in rows[:failed]:
+        row.failed(NetworkError("cut"))
+    for size in (MB, 2 * MB):
+        tell(screen, clock, dict.fromkeys(rows[failed:], size))
+    assert any(line.endswith(ending) and len(line) < columns for line in glass.shown())
+
+
 def test_the_total_knows_no_length_before_all_have_begun(
         glass: Glass, clock: ManualClock) -> None:
     screen = Screen("bar", stream=glass, clock=clock, files=3)
