@@ -22,4 +22,7 @@ def start():
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    try:
+        sys.exit(start())
+    except KeyboardInterrupt:  # before main() could catch it, or again while it did its last
+        sys.exit(130)

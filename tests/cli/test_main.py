@@ -106,6 +106,21 @@ def test_interrupts_have_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["status"]) == dfly.cli.INTERRUPTED
 
 
+@pytest.mark.parametrize("broken", [
+    "def main(): raise KeyboardInterrupt", "raise KeyboardInterrupt"])
+def test_an_interrupt_while_it_starts_is_no_traceback(
+        broken: str, tmp_path: Path) -> None:
+    """A dfly.cli that is interrupted in main's last words, or while it is loaded."""
+    cli = tmp_path / "cli"
+    cli.mkdir()
+    (cli / "__init__.py").write_text(broken)
+    start = ("import dfly, runpy, sys; dfly.__path__.insert(0, sys.argv[1]); "
+             "runpy.run_module('dfly', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", start, str(tmp_path)], capture_output=True,
+                          cwd=Path(dfly.cli.__file__).parents[2])
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_an_output_that_nobody_reads_is_silent() -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
