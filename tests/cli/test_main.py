@@ -106,19 +106,34 @@ def test_interrupts_have_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["status"]) == dfly.cli.INTERRUPTED
 
 
-@pytest.mark.parametrize("broken", [
-    "def main(): raise KeyboardInterrupt", "raise KeyboardInterrupt"])
-def test_an_interrupt_while_it_starts_is_no_traceback(
-        broken: str, tmp_path: Path) -> None:
-    """A dfly.cli that is interrupted in main's last words, or while it is loaded."""
-    cli = tmp_path / "cli"
-    cli.mkdir()
-    (cli / "__init__.py").write_text(broken)
+def run_with(cli: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """dfly, started with another dfly.cli."""
+    (folder / "cli").mkdir()
+    (folder / "cli" / "__init__.py").write_text(cli)
     start = ("import dfly, runpy, sys; dfly.__path__.insert(0, sys.argv[1]); "
              "runpy.run_module('dfly', run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", start, str(tmp_path)], check=False,
+    return subprocess.run([sys.executable, "-c", start, str(folder)], check=False, text=True,
                           capture_output=True, cwd=Path(dfly.cli.__file__).parents[2])
-    assert (done.returncode, done.stderr) == (130, b"")
+
+
+@pytest.mark.parametrize("broken", [
+    "def main(): raise KeyboardInterrupt", "raise KeyboardInterrupt"])
+def test_an_interrupt_while_it_starts_is_no_traceback(broken: str, tmp_path: Path) -> None:
+    """In main's last words, or while dfly.cli is loaded."""
+    done = run_with(broken, tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("imported, output", [("sys", "said\n"), ("asyncio", "said\nended\n")])
+def test_only_roles_wait_for_python_to_end(imported: str, output: str, tmp_path: Path) -> None:
+    done = run_with(f"""
+import atexit, {imported}
+def main():
+    atexit.register(print, "ended")
+    print("said")
+    return 7
+""", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (7, output, "")
 
 
 def test_an_output_that_nobody_reads_is_silent() -> None:
