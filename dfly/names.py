@@ -139,6 +139,14 @@ def split_url(url: str) -> SplitResult:
     return parts
 
 
+def split_any(url: str) -> SplitResult:
+    """As split_url, and of a shared content's URL, too."""
+    if not shared_digest(url):
+        return split_url(url)
+    from urllib.parse import urlsplit
+    return urlsplit(url)
+
+
 def origin_of(url: str) -> str:
     """'scheme://host:port' of a URL that dfly can fetch, the port always told: who may be told
     the same secrets. Of a shared content it is no place: nobody is told any."""

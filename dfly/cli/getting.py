@@ -51,11 +51,7 @@ def get_all(args: Arguments) -> int:
         warnings.append("-j does nothing together with --wait: one file after the other")
     check_options(args)
     items = items_of(args, warnings.append)
-    asking = Asking(args, settings, warnings.append)
-    authorities = [*filter(None, [settings.ca_directory]), *settings.ca_certificate]
-    if authorities or settings.crl_file or args.certificate:
-        _check_pem(asking.access([]).get("tls", {}), authorities, args, settings)
-    getting = _Getting(args, settings, asking)
+    getting = _Getting(args, settings, Asking(args, settings, warnings.append))
     jobs = getting.jobs(items)
     if args.background:
         _go_to_background(args)
@@ -64,17 +60,6 @@ def get_all(args: Arguments) -> int:
         for warning in dict.fromkeys(warnings):
             screen.warn(warning)
         return getting.run(jobs, screen)
-
-
-def _check_pem(tls: Dict[str, Any], authorities: List[str], args: Arguments,
-               settings: GetSettings) -> None:
-    """FileError if what was read of the files named can't be used."""
-    from dfly.cli.pem import check_authorities, check_identity, check_revoked
-    check_authorities(tls.get("ca", ""), authorities)
-    if settings.crl_file:
-        check_revoked(tls["crl"], settings.crl_file)
-    if args.certificate:
-        check_identity(tls, args.certificate, args.private_key)
 
 
 class _Getting:

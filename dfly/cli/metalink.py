@@ -56,14 +56,6 @@ class Metalink:
     entries: Tuple[Union[MetalinkFile, Fault], ...]   # never empty, in their order
     notes: Tuple[str, ...]   # what was left out, for people
 
-    @property
-    def files(self) -> Tuple[MetalinkFile, ...]:
-        return tuple(entry for entry in self.entries if isinstance(entry, MetalinkFile))
-
-    @property
-    def faults(self) -> Tuple[Fault, ...]:
-        return tuple(entry for entry in self.entries if isinstance(entry, Fault))
-
 
 def read_metalink(path: str) -> Metalink:
     """From a file, '-' = standard input. FileError, UsageError."""

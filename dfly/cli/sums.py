@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from dfly.cli.inputs import read_input, shown
 from dfly.digest import BEST_FIRST, SIZES
 from dfly.errors import UsageError, printable
-from dfly.names import is_shared_url, split_url
+from dfly.names import split_any
 from dfly.units import MIB
 
 BYTES_MAX = 16 * MIB
@@ -58,8 +58,7 @@ class Sums:
 
     def digest_for_url(self, url: str) -> str:
         """By the last part of the URL's path."""
-        path = url if is_shared_url(url) else split_url(url).path
-        return self.digest_for(unquote(path.rpartition("/")[2]))
+        return self.digest_for(unquote(split_any(url).path.rpartition("/")[2]))
 
     def digest_for(self, name: str) -> str:
         """'sha256:HEX' of the file of this (base) name, as Digest.parse takes it: the best, if

@@ -106,10 +106,10 @@ class Rules:
         """The folders that -x makes for it, outermost first."""
         if not self.folders:
             return []
-        from urllib.parse import unquote, urlsplit
+        from urllib.parse import unquote
 
-        from dfly.names import is_shared_url, split_url
-        parts = urlsplit(url) if is_shared_url(url) else split_url(url)
+        from dfly.names import split_any
+        parts = split_any(url)
         path: List[str] = []
         for part in map(unquote, parts.path.split("/")[:-1]):
             if part == "..":

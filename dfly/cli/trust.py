@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Tuple
 
 from dfly.cli.inputs import read_input
 from dfly.cli.parser import Arguments
-from dfly.cli.pem import certificates_in
+from dfly.cli.pem import certificates_in, check_authorities, check_identity, check_revoked
 from dfly.config import GetSettings
 from dfly.errors import FileError, UsageError, printable
 
@@ -22,8 +22,15 @@ PROTOCOLS = {"": "", "auto": "", "pfs": "", "tlsv1_2": "TLSv1_2", "tlsv1_3": "TL
 
 
 def tls_of(args: Arguments, settings: GetSettings) -> Dict[str, Any]:
-    """Only what was said; UsageError, FileError."""
-    return {**_authorities(settings), **_identity(args), **_manner(args, settings)}
+    """Only what was said; UsageError, FileError, also for files that are of no use."""
+    tls = {**_authorities(settings), **_identity(args), **_manner(args, settings)}
+    check_authorities(tls.get("ca", ""), [
+        path for path in (settings.ca_directory, *settings.ca_certificate) if path])
+    if settings.crl_file:
+        check_revoked(tls["crl"], settings.crl_file)
+    if args.certificate:
+        check_identity(tls, args.certificate, args.private_key)
+    return tls
 
 
 def _authorities(settings: GetSettings) -> Dict[str, Any]:

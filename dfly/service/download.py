@@ -69,6 +69,7 @@ LIMITS = core.DownloadLimits()
 # trusts.
 MANAGERS_OWN = (NetworkError, TlsError, NoSpace, FileError)
 
+
 @dataclass(frozen=True)
 class Means:
     """What a peer lends to each of its downloads."""

@@ -282,7 +282,7 @@ class Peer:
         tried = 0
         while True:
             try:
-                return await link.join(partial(join_of, wish, held, (self._download,)),
+                return await link.join(partial(join_of, wish, held, self._means.limits),
                                        wish.patience_s)
             except ServerError as error:
                 tried += MANAGER_TRIES

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-
 class SpanSource:
     """`span` = (start, stop): stop None is the content's end, a negative start counts from it."""
 

@@ -85,8 +85,8 @@ class Visit:
             credentials = self._at_proxies.setdefault(
                 proxy, Credentials(proxy.user, proxy.password, preempt=True))
             login = (credentials.header("GET", hop.url) if parts.scheme == "http" else
-                     credentials.header("CONNECT", join_address(ascii_host(parts.hostname),
-                                                            parts.port or 443)))
+                     credentials.header("CONNECT", join_address(
+                         ascii_host(parts.hostname), parts.port or 443)))
         return Route(tls, proxy, login, family=manners.family,
                      connect_timeout_s=_bounded(manners.connect_timeout_s))
 

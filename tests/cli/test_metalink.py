@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Tuple
 
 import pytest
 
 from dfly.cli import metalink
-from dfly.cli.metalink import Fault, Metalink, parse_metalink, read_metalink
+from dfly.cli.metalink import Fault, Metalink, MetalinkFile, parse_metalink, read_metalink
 from dfly.errors import FileError, UsageError
 from dfly.task import MIRRORS_MAX, VOUCHED_MAX
 
@@ -59,10 +59,18 @@ def file(name: str = "f", inside: str = "", url: Optional[str] = "http://h/f") -
     return f'<file name="{name}">{inside}{address}</file>'
 
 
+def files_of(metalink: Metalink) -> Tuple[MetalinkFile, ...]:
+    return tuple(entry for entry in metalink.entries if isinstance(entry, MetalinkFile))
+
+
+def faults_of(metalink: Metalink) -> Tuple[Fault, ...]:
+    return tuple(entry for entry in metalink.entries if isinstance(entry, Fault))
+
+
 def test_version_4(tmp_path: Path) -> None:
     (tmp_path / "m.meta4").write_text(FOUR)
     found = read_metalink(str(tmp_path / "m.meta4"))
-    (one,) = found.files
+    (one,) = files_of(found)
     assert (one.name, one.size) == ("example.iso", 600000)
     assert one.hashes == {"sha256": A, "md5": "0" * 32}
     assert one.digests == (f"sha256:{A}", f"md5:{'0' * 32}")
@@ -75,7 +83,7 @@ def test_version_4(tmp_path: Path) -> None:
 
 
 def test_version_3() -> None:
-    (one,) = parse_metalink(THREE.encode(), "m.metalink").files
+    (one,) = files_of(parse_metalink(THREE.encode(), "m.metalink"))
     assert one.hashes == {"sha256": A}
     assert one.pieces is not None and one.pieces.values == bytes.fromhex("1" * 40 + "2" * 40)
     assert one.urls == ("http://best.example/f", "http://ten.example/f", "http://last.example/f")
@@ -83,9 +91,9 @@ def test_version_3() -> None:
 
 def test_several_files_and_one_that_can_not_be_had() -> None:
     found = four(file("a") + file("b", url="ftp://h/b") + file("c"))
-    assert [one.name for one in found.files] == ["a", "c"]
+    assert [one.name for one in files_of(found)] == ["a", "c"]
     assert "b: 1 addresses" in found.notes[0]
-    (fault,) = found.faults
+    (fault,) = faults_of(found)
     assert fault.name == "b" and fault.error.exit_code == 2
     assert fault.error.what == "m.meta4: no HTTP or HTTPS address of b"
     assert [entry.name for entry in found.entries] == ["a", "b", "c"]
@@ -93,25 +101,25 @@ def test_several_files_and_one_that_can_not_be_had() -> None:
 
 def test_a_file_that_contradicts_itself_stops_no_other() -> None:
     found = four(file("a", "<size>-1</size>") + file("../b") + file("c"))
-    assert [one.name for one in found.files] == ["c"]
-    assert [(fault.name, fault.error.what) for fault in found.faults] == [
+    assert [one.name for one in files_of(found)] == ["c"]
+    assert [(fault.name, fault.error.what) for fault in faults_of(found)] == [
         ("a", "m.meta4: a has an impossible size"),
         ("../b", "m.meta4: a file can't be called '../b'")]
 
 
 def test_where_no_file_can_be_had_each_is_told() -> None:
     found = four(file("a", url="ftp://h/f") + file("b", url=None) + "<file/>")
-    assert [fault.error.what.rpartition(": ")[2] for fault in found.faults] == [
+    assert [fault.error.what.rpartition(": ")[2] for fault in faults_of(found)] == [
         "no HTTP or HTTPS address of a", "no HTTP or HTTPS address of b",
         "a file can't be called ''"]
-    assert found.files == ()
+    assert files_of(found) == ()
 
 
 @pytest.mark.parametrize("told, name", [
     ("a/b/f.iso", "f.iso"), (".hidden", "hidden"), ("a\\b", "b"), ("f&#x9;g", "f_g"),
     ("x" * 300, "x" * 240), ("\u202ef", "_f")])
 def test_names_are_base_names(told: str, name: str) -> None:
-    assert four(file(told)).files[0].name == name
+    assert files_of(four(file(told)))[0].name == name
 
 
 @pytest.mark.parametrize("told", ["", "/etc/passwd", "../f", "a/../../f", "..", "a/..", "a/",
@@ -143,19 +151,20 @@ def test_what_contradicts_itself(inside: str, why: str) -> None:
 ])
 def test_hashes_of_pieces_that_can_not_be_used(inside: str, note: str) -> None:
     found = four(file(inside=inside))
-    assert found.files[0].pieces is None
+    assert files_of(found)[0].pieces is None
     assert note in "".join(found.notes) and bool(note) == bool(found.notes)
 
 
 def test_an_empty_file_has_no_pieces() -> None:
     found = four(file(inside="<size>0</size><pieces length='4' type='sha-256'></pieces>"))
-    assert found.files[0].pieces is not None and found.files[0].pieces.values == b""
+    assert files_of(found)[0].pieces is not None and files_of(found)[0].pieces.values == b""
 
 
 def test_mirrors_are_bounded_and_the_best_stay() -> None:
     many = "".join(f"<url priority='{rank}'>http://h{rank}/f</url>" for rank in range(999, 0, -1))
     found = four(file(inside=many, url=None))
-    assert found.files[0].urls == tuple(f"http://h{rank}/f" for rank in range(1, MIRRORS_MAX + 2))
+    (one,) = files_of(found)
+    assert one.urls == tuple(f"http://h{rank}/f" for rank in range(1, MIRRORS_MAX + 2))
     assert "of 999 mirrors" in found.notes[0]
 
 
