@@ -46,6 +46,7 @@ CONFIG_PORT, MANAGER_PORT, PEER_PORT = 65000, 65002, 65003
 WORKERS_MAX = 64
 SOCKET_PATH_MAX = 100  # bytes; sockaddr_un holds 108, and daemons add a suffix of their own
 FILE_MAX = 1 << 20     # bytes of a settings file: far beyond any honest one
+VAR_TMP = "/var/tmp"   # anybody may make folders there, and they outlive a boot
 
 BUILT_IN, SERVER, FLAG = "built-in", "config server", "flag"
 
@@ -56,15 +57,26 @@ def is_root() -> bool:
 
 
 def cache_dir(environ: Environ) -> str:
-    """Where pieces are kept: the system's folder for root, XDG's for a user."""
+    """Where pieces are kept: the system's folder for root, XDG's for a user; for one without a
+    home that he may write (nobody, www-data), a folder of his own under /var/tmp. That one is made
+    here: whoever makes a folder in it later looks no further than at that. FileError if somebody
+    else was first."""
     if is_root():
         return "/var/cache/dfly"
     base = environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # XDG says: relative is as good as unset
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    if not os.path.isabs(base):  # no HOME, and a user id that passwd doesn't know
-        return f"/var/tmp/dfly-{os.geteuid()}"
-    return os.path.join(base, "dfly")
+    if os.path.isabs(base):  # XDG says: relative is as good as unset
+        return os.path.join(base, "dfly")
+    path = os.path.join(os.path.expanduser("~"), ".cache", "dfly")
+    if os.path.isabs(path) and _can_be_made(path):   # not so: no HOME, and not in passwd
+        return path
+    return private_dir(f"{VAR_TMP}/dfly-{os.geteuid()}")
+
+
+def _can_be_made(folder: str) -> bool:
+    """True if this user may write there, or where its first missing part would be."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def run_dir(environ: Environ) -> str:
@@ -72,7 +84,10 @@ def run_dir(environ: Environ) -> str:
     if is_root():
         return "/run/dfly"
     base = environ.get("XDG_RUNTIME_DIR", "")
-    return os.path.join(base, "dfly") if os.path.isabs(base) else f"/tmp/dfly-{os.geteuid()}"
+    path = os.path.join(base, "dfly")
+    if os.path.isabs(base) and _can_be_made(path):   # not so: that of whoever called su
+        return path
+    return f"/tmp/dfly-{os.geteuid()}"
 
 
 def private_dir(path: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 import pytest
 
@@ -33,6 +34,21 @@ from dfly.errors import FileError, UsageError
 def no_files_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """Another user's rights, with a way to `folder`."""
+    for above in [folder, *folder.parents][:-1]:
+        above.chmod(above.stat().st_mode | 0o011)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def parsed(role: Type[Settings], *arguments: str) -> argparse.Namespace:
@@ -188,7 +204,8 @@ def test_addresses(text: str, host: str, port: int) -> None:
     assert config.split_address(config.join_address(host, port), 0) == (host, port)
 
 
-def test_where_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "VAR_TMP", str(tmp_path))
     monkeypatch.setattr(config, "is_root", lambda: True)
     assert config.cache_dir({"XDG_CACHE_HOME": "/x"}) == "/var/cache/dfly"
     assert config.run_dir({}) == "/run/dfly"
@@ -196,9 +213,48 @@ def test_where_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/dfly"
     assert config.cache_dir({"XDG_CACHE_HOME": "relative"}).endswith("/.cache/dfly")
     monkeypatch.setenv("HOME", "~")  # what "~" is without HOME, for an unknown user id
-    assert config.cache_dir({}) == f"/var/tmp/dfly-{os.geteuid()}"
+    assert config.cache_dir({}) == f"{tmp_path}/dfly-{os.geteuid()}"
     assert config.run_dir({"XDG_RUNTIME_DIR": "/run/user/7"}) == "/run/user/7/dfly"
     assert config.run_dir({}) == f"/tmp/dfly-{os.geteuid()}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes another user's place")
+@pytest.mark.parametrize("home", [None, "", "/nonexistent", "{}/mine", "{}/mine/below", "{}/file"])
+def test_a_user_without_a_home_keeps_pieces_under_var_tmp(
+        home: Optional[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's, www-data's, a folder of mode 555: what is made is for that user only."""
+    (tmp_path / "mine").mkdir(mode=0o555)
+    (tmp_path / "file").write_bytes(b"")
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(config, "VAR_TMP", str(shared))
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home.format(tmp_path))
+    with as_nobody(tmp_path):
+        store = load(PeerSettings, parsed(PeerSettings), {"XDG_RUNTIME_DIR": "/run"})
+    assert store.store == f"{shared}/dfly-{NOBODY}/peer"
+    assert store.socket == f"/tmp/dfly-{NOBODY}/peer.sock"   # /run is somebody else's, too
+    made = os.stat(shared / f"dfly-{NOBODY}")
+    assert (stat.S_IMODE(made.st_mode), made.st_uid) == (0o700, NOBODY)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes another user's place")
+def test_somebody_elses_folder_under_var_tmp_is_refused(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "VAR_TMP", str(tmp_path))
+    monkeypatch.setenv("HOME", "/nonexistent")
+    squatted = tmp_path / f"dfly-{NOBODY}"
+    squatted.mkdir()
+    squatted.chmod(0o777)
+    with as_nobody(tmp_path), pytest.raises(FileError, match="only this user may write"):
+        load(PeerSettings, parsed(PeerSettings), {})
+    squatted.rmdir()
+    squatted.symlink_to(tmp_path)
+    with as_nobody(tmp_path), pytest.raises(FileError, match="only this user may write"):
+        load(PeerSettings, parsed(PeerSettings), {})
 
 
 def test_a_private_folder_is_nobody_elses(tmp_path: Path) -> None:
