@@ -29,7 +29,7 @@ class Word:
         """`values`: the words that options take which the parser leaves to others to read."""
         self.names = tuple(name for name in names if name.startswith("-"))
         self.help = " ".join(str(about.get("help") or "").replace("%%", "%").split())
-        self.hidden = self.help == HIDDEN
+        self.hidden = self.help is HIDDEN
         self.takes_value = about.get("action", "store") in ("store", "append") \
             and about.get("nargs") != 0
         self.repeats = about.get("action") in ("append", "count")

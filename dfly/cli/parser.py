@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
 
-HIDDEN = "==SUPPRESS=="  # argparse's word for an option that --help leaves out
+HIDDEN = "hidden"  # help of an option that --help leaves out
 
 
 class Arguments:
@@ -84,9 +84,13 @@ class CommandParser:
 
     def full(self) -> argparse.ArgumentParser:
         """argparse's own parser of these options."""
+        import argparse
+
         from dfly.cli.fullparser import FullParser
         parser = FullParser(self._prog, self._description)
         for names, about in self._notes:
+            if about.get("help") is HIDDEN:
+                about = {**about, "help": argparse.SUPPRESS}   # which it compares by identity
             parser.add_argument(*names, **about)
         return parser
 

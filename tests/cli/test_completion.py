@@ -118,10 +118,10 @@ def test_kinds_of_values(about: Dict[str, Any], kind: str) -> None:
 
 
 def test_what_help_hides_stays_hidden() -> None:
-    from dfly.cli.parser import CommandParser
+    from dfly.cli.parser import HIDDEN, CommandParser
     parser = CommandParser("x", "")
     parser.add_argument("--told", help="100 %% so")
-    parser.add_argument("--secret", help=argparse.SUPPRESS)
+    parser.add_argument("--secret", help=HIDDEN)
     assert [(word.names, word.help) for word in words_of(parser)[1:]] == [(("--told",), "100 % so")]
 
 

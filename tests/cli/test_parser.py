@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any, Dict, List, Optional
 
 import pytest
 
 from dfly.cli import COMMANDS, parser_for
+from dfly.cli.parser import HIDDEN
 from dfly.errors import UsageError
 
 LINES = 300
@@ -59,3 +61,18 @@ def test_plain_lines_of_get(words: List[str], values: Dict[str, Any]) -> None:
 def test_what_isnt_plain_is_left_to_argparse(words: List[str]) -> None:
     _, parser = parser_for("get")
     assert parser._read_plain(words) is None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_leaves_out_what_is_hidden(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, parser = parser_for(name)
+    with pytest.raises(SystemExit):
+        parser.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: dfly {name} [-h]") and "SUPPRESS" not in shown
+    words = set(re.split(r"[\s,\[\]]+", shown))
+    hidden = [names for names, about in parser.notes() if about.get("help") is HIDDEN]
+    assert (len(hidden) > 50) is (name == "get")
+    assert not words & {one for names in hidden for one in names}
+    assert all(one in words for names, about in parser.notes() if about.get("help") is not HIDDEN
+               for one in names if one.startswith("-"))
