@@ -2,10 +2,16 @@
 
 None of these put a secret where others see it, on the command line. No message repeats what might
 be one. What is asked for is told to nobody but the source.
+
+A netrc is there for all of a user's programs, and nobody named it: what is wrong with it is told
+and costs no download, as with wget and curl. Its `default` entry is for any host, as netrc(5) and
+curl have it, a mirror or one that a Metalink names among them: who writes a name and password that
+are for everybody has none to lose. It is told to whoever asks for one, and to nobody else.
 """
 from __future__ import annotations
 
 import os
+import stat
 
 from dfly.cli.inputs import read_input, shown
 from dfly.errors import FileError, UsageError, printable
@@ -27,21 +33,30 @@ def netrc_login(url: str, path: Optional[str] = None, user: Optional[str] = None
                 warn: Optional[Callable[[str], None]] = None) -> Optional[Login]:
     """(user, password) for the URL's host, of `user` if one is given: of the first entry that
     fits, else of `default`. The file is `path`, $NETRC or ~/.netrc; one that isn't there says
-    nothing. UsageError for one that can't be understood. `warn` is told if others may read it."""
+    nothing. `warn` is told what is wrong with it, and if others may read it."""
     path = path or os.environ.get("NETRC") or os.path.join(os.path.expanduser("~"), ".netrc")
+    warn = warn or _say_nothing
     if not os.path.exists(path):
         return None
     from dfly.names import split_url
     host = split_url(url).hostname   # in lower case
-    text = read_input(path, NETRC_BYTES_MAX).decode("utf-8-sig", errors="surrogateescape")
-    entries = [entry for entry in _entries(text, path)
+    try:
+        text = read_input(path, NETRC_BYTES_MAX, waits=False).decode(
+            "utf-8-sig", errors="surrogateescape")
+    except (FileError, UsageError) as error:
+        warn(f"{error.what}: going on without it")
+        return None
+    entries = [entry for entry in _entries(text, path, warn)
                if entry.password is not None and user in (None, entry.user)]
     for entry in (*(entry for entry in entries if entry.host == host),
                   *(entry for entry in entries if entry.host == "")):
-        if warn is not None:
-            _look_at_owner(path, warn)
+        _look_at_owner(path, warn)
         assert entry.password is not None
         return entry.user, entry.password
+    return None
+
+
+def _say_nothing(what: str) -> None:
     return None
 
 
@@ -51,32 +66,38 @@ class _Entry:
         self.user = ""
         self.password: Optional[str] = None
 
+    def take(self, word: str, value: str) -> None:
+        if word in ("login", "user"):
+            self.user = value
+        elif word != "account":
+            self.password = value
 
-def _entries(text: str, path: str) -> List[_Entry]:
+
+def _entries(text: str, path: str, warn: Callable[[str], None]) -> List[_Entry]:
+    """What is understood; `warn` is told where the first that isn't stands. That isn't repeated:
+    it may be a part of a password."""
     entries: List[_Entry] = []
+    wrong = ""
     words = _words(text)
     for number, word in words:
         if word in ("machine", "default"):
-            host = _value(words, path, number) if word == "machine" else ""
-            entries.append(_Entry(host.lower()))
+            host = next(words, (0, None))[1] if word == "machine" else ""
+            if host is not None:
+                entries.append(_Entry(host.lower()))
+                continue
         elif word in _VALUES and entries:
-            value = _value(words, path, number)
-            if word in ("login", "user"):
-                entries[-1].user = value
-            elif word != "account":
-                entries[-1].password = value
-        else:   # it isn't repeated here: it may be a part of a password
-            raise UsageError(f"{path}:{number}: a word that has no place there",
-                             "put a password with spaces in double quotes, or use --no-netrc")
+            value = next(words, (0, None))[1]
+            if value is not None:
+                entries[-1].take(word, value)
+                continue
+        else:
+            wrong = wrong or (f"{path}:{number}: a word that has no place there is passed over; "
+                              "a password with spaces goes in double quotes")
+            continue
+        wrong = wrong or f"{path}:{number}: the last word lacks its value"
+    if wrong:
+        warn(wrong)
     return entries
-
-
-def _value(words: Iterator[Tuple[int, str]], path: str, number: int) -> str:
-    found = next(words, None)
-    if found is None:
-        raise UsageError(f"{path}:{number}: the last word lacks its value",
-                         "mend the file, or use --no-netrc")
-    return found[1]
 
 
 def _words(text: str) -> Iterator[Tuple[int, str]]:
@@ -124,9 +145,9 @@ def _word(line: str, position: int) -> Tuple[Optional[str], int]:
 def _look_at_owner(path: str, warn: Callable[[str], None]) -> None:
     try:
         facts = os.stat(path)
-    except OSError as error:
-        raise FileError(f"can't read {path}: {error.strerror}") from None
-    if facts.st_mode & 0o077:
+    except OSError:
+        return   # it was taken away behind our back: nobody else reads it, either
+    if stat.S_ISREG(facts.st_mode) and facts.st_mode & 0o077:
         warn(f"{path} can be read by others: chmod 600 {path}")
     if facts.st_uid not in (os.getuid(), 0):
         warn(f"{path} belongs to another user")

@@ -13,7 +13,7 @@ from typing import List, Optional, Tuple
 import pytest
 
 from dfly.cli.logins import ask_login, netrc_login, password_from_file
-from dfly.errors import FileError, UsageError
+from dfly.errors import UsageError
 from tests.support import SourceServer
 
 
@@ -57,13 +57,50 @@ def test_an_entry_of_this_user(tmp_path: Path) -> None:
     assert login(tmp_path, text, "x") is None
 
 
-@pytest.mark.parametrize("text, line", [
-    ("machine h login u\npassword p secret", 2), ("hunter2", 1), ("machine", 1),
-    ("\n\nmachine h login", 3), ("login u password p", 1)])
-def test_a_netrc_that_can_not_be_understood(text: str, line: int, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"netrc:{line}: ") as error:
-        login(tmp_path, text)
-    assert "secret" not in str(error.value) and "hunter2" not in str(error.value)
+@pytest.mark.parametrize("text, line, found", [
+    ("machine h login u\npassword p secret", 2, ("u", "p")), ("hunter2", 1, None),
+    ("machine h login u password p\nmachine", 2, ("u", "p")), ("\n\nmachine h login", 3, None),
+    ("login u password p", 1, None), ("machine h login u password", 1, None),
+    ("machine h port 80 login u\npassword p\nhunter2 secret\n", 1, ("u", "p")),
+    ("machine x login a b\nmachine h login u password p", 1, ("u", "p"))])
+def test_what_a_netrc_has_no_place_for_is_told_and_passed_over(
+        text: str, line: int, found: Optional[Tuple[str, str]], tmp_path: Path) -> None:
+    file = tmp_path / "netrc"
+    file.write_text(text)
+    file.chmod(0o600)
+    told: List[str] = []
+    assert netrc_login("http://h/f", str(file), warn=told.append) == found
+    assert len(told) == 1 and f"netrc:{line}: " in told[0]
+    assert "secret" not in told[0] and "hunter2" not in told[0]
+
+
+def test_a_netrc_that_can_not_be_read_costs_no_download(tmp_path: Path) -> None:
+    """A folder, what is far too long, a link in circles; a FIFO that nobody writes to is empty."""
+    told: List[str] = []
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "long").write_text("# " + "x" * (1 << 20))
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("folder", "long", "circle"):
+        assert netrc_login("http://h/", str(tmp_path / name), warn=told.append) is None
+    assert len(told) == 2 and all("going on without it" in line for line in told)
+    os.mkfifo(tmp_path / "fifo")
+    assert netrc_login("http://h/", str(tmp_path / "fifo"), warn=told.append) is None
+    assert len(told) == 2
+
+
+def test_a_netrc_by_a_pipe(tmp_path: Path) -> None:
+    """NETRC=<(pass show netrc), and its program takes a moment."""
+    read_fd, write_fd = os.pipe()
+    writer = subprocess.Popen(["sh", "-c", "sleep 0.2; echo machine h login u password p"],
+                              stdout=write_fd)
+    os.close(write_fd)
+    told: List[str] = []
+    try:
+        assert netrc_login("http://h/", f"/dev/fd/{read_fd}", warn=told.append) == ("u", "p")
+    finally:
+        os.close(read_fd)
+        writer.wait()
+    assert told == []
 
 
 def test_which_file_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +114,6 @@ def test_which_file_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert netrc_login("http://h/") == ("other", "p")
     monkeypatch.setenv("NETRC", str(tmp_path / "gone"))
     assert netrc_login("http://h/") is None
-    with pytest.raises(FileError):
-        netrc_login("http://h/", str(tmp_path))
 
 
 def test_a_netrc_that_others_may_read_is_told_of_if_it_is_used(tmp_path: Path) -> None:
