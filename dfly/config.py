@@ -368,8 +368,9 @@ def _written(role: Type[Settings], args: object,
              environ: Environ) -> Iterable[Tuple[str, str, str]]:
     """(field, text, origin) of all that was written down on this host, the weakest first."""
     known = {key_of(about.name): about.name for about in settings_of(role)}
-    for path in _files(args, environ):
-        for key, text in read_file(path).get(role.role, {}).items():
+    named = getattr(args, "settings_file", None)
+    for path in [str(named)] if named else _usual_files(environ):
+        for key, text in read_file(path, named=bool(named)).get(role.role, {}).items():
             if key.replace("-", "_") not in known:
                 raise UsageError(f"{path}: [{role.role}] knows no setting {key!r}",
                                  "it knows " + " ".join(sorted(known)))
@@ -388,23 +389,22 @@ def _written(role: Type[Settings], args: object,
 
 
 # ------------------------------------------------------------------------------ files
-def _files(args: object, environ: Environ) -> List[str]:
-    named = getattr(args, "settings_file", None)
-    if named:
-        return [str(named)]
+def _usual_files(environ: Environ) -> List[str]:
     base = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".config")
     usual = ["/etc/dfly/dfly.conf", os.path.join(base, "dfly", "dfly.conf")]
-    return [path for path in usual if os.path.exists(path)]
+    # Without HOME, and for a user id that passwd doesn't know, "~" would be in the current folder.
+    return [path for path in usual if os.path.isabs(path) and os.path.exists(path)]
 
 
-def read_file(path: str) -> Dict[str, Dict[str, str]]:
-    """{section: {key: text}} of an INI file."""
+def read_file(path: str, *, named: bool = True) -> Dict[str, Dict[str, str]]:
+    """{section: {key: text}} of an INI file. One that the user named may be a pipe or /dev/null;
+    one that just lies there must be a file: a FIFO would keep every command waiting."""
     import configparser
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=None if named else _open_file) as file:
             text = file.read(FILE_MAX + 1)
         if len(text) > FILE_MAX:
             raise UsageError(f"{path} is over {FILE_MAX} characters", "that is no settings file")
@@ -415,6 +415,16 @@ def read_file(path: str) -> Dict[str, Dict[str, str]]:
         line = " ".join(str(error).split())
         raise UsageError(f"settings file: {printable(line)}") from None
     return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+def _open_file(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    state = os.fstat(fd)
+    if not stat.S_ISREG(state.st_mode) and not os.path.samestat(state, os.stat(os.devnull)):
+        os.close(fd)
+        raise FileError(f"settings file {path}: it is no file",
+                        "remove it, or name another by --settings")
+    return fd
 
 
 # ------------------------------------------------------------------------------ the roles

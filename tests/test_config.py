@@ -13,6 +13,7 @@ import pytest
 
 from dfly import config
 from dfly.config import (
+    PEER_PORT,
     ROLES,
     ConfigSettings,
     GetSettings,
@@ -176,6 +177,38 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"#" * (config.FILE_MAX + 1))
     with pytest.raises(UsageError, match="no settings file"):
         load(PeerSettings, SimpleNamespace(settings_file=str(tmp_path / "long")), {})
+
+
+def test_what_is_no_file_in_a_usual_place_is_refused_at_once(tmp_path: Path) -> None:
+    place = tmp_path / ".config/dfly/dfly.conf"
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    with pytest.raises(FileError, match="dfly.conf: it is no file"):
+        load(PeerSettings, parsed(PeerSettings), {})
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(FileError, match="it is no file"):
+        load(PeerSettings, parsed(PeerSettings), {})
+    place.rmdir()
+    place.symlink_to(os.devnull)   # so settings are masked
+    assert load(PeerSettings, parsed(PeerSettings), {}).port == PEER_PORT
+
+
+def test_settings_that_the_user_names_may_come_by_a_pipe() -> None:
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, b"[peer]\nport=7\n")
+    os.close(write_fd)
+    args = parsed(PeerSettings, "--settings", f"/dev/fd/{read_fd}")
+    assert load(PeerSettings, args, {}).port == 7
+    os.close(read_fd)
+
+
+def test_no_settings_are_read_from_the_current_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "~/.config/dfly/dfly.conf", "[peer]\nport=7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "~")  # what "~" is without HOME, for an unknown user id
+    assert load(PeerSettings, parsed(PeerSettings), {}).port == PEER_PORT
 
 
 @pytest.mark.parametrize("arguments", [
