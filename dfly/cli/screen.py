@@ -142,7 +142,7 @@ class Screen:
         with self._lock:
             if self._over:
                 return
-            self._json(row.url, event)
+            self._json(row.url, _without_cookies(event))
             if kind == "warning" and self.verbosity > QUIET and self.style != "json":
                 self._tell(f"{self._program}: warning: {event.get('what', '')}")
             elif kind in ("accepted", "progress"):
@@ -375,6 +375,15 @@ def _answer(facts: Mapping[str, Any]) -> List[str]:
     status = f"{facts.get('status', '')} {facts.get('reason') or ''}".rstrip()
     return [f"  HTTP/1.1 {status}", *(f"  {name}: {value}" for name, value in pairs[:HEADERS_MAX]),
             *([f"  ... and {len(pairs) - HEADERS_MAX} more"] if len(pairs) > HEADERS_MAX else [])]
+
+
+def _without_cookies(event: Event) -> Event:
+    """An event for whoever reads standard output, often a log: --save-cookies has them in a file
+    that is the user's alone."""
+    facts = event.get("facts")
+    if not isinstance(facts, dict) or "cookies" not in facts:
+        return event
+    return {**event, "facts": {name: fact for name, fact in facts.items() if name != "cookies"}}
 
 
 def _without_password(url: str) -> str:

@@ -568,6 +568,20 @@ def test_a_strange_answer_does_no_harm(facts: Dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------ JSON
+def test_no_cookie_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"status": 200, "cookies": ["h\tFALSE\t/\tFALSE\t0\tsession\thunter2"]}
+    event = {"event": "accepted", "task": "t", "length": 5, "facts": facts}
+    for style in ("json", "none"):
+        log = io.StringIO()
+        row = Screen(style, stream=log, verbosity=VERBOSE).begin(URL)
+        row.event(event)
+        row.done("f", {"event": "done", "length": 5, "bytes": 5})
+        out = capsys.readouterr().out
+        assert "hunter2" not in log.getvalue() + out and ('"status": 200' in out) == (
+            style == "json")
+    assert facts["cookies"]   # whoever saves them has them still
+
+
 def test_json_is_one_event_a_line_and_nothing_else(
         clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
     log = io.StringIO()
