@@ -43,6 +43,7 @@ class Download:
         self.target = target
         self.last_modified = ""   # as the source spelt it
         self._socket_path = socket_path
+        self._failure: Optional[DflyError] = None   # that the daemon told
 
     def run(self, on_event: Callable[[Event], None]) -> Tuple[str, Event]:
         """Download and deliver; (path or '-', the done event). Every event goes to `on_event`
@@ -91,7 +92,8 @@ class Download:
         for event in answer.events():
             kind = event.get("event")
             if kind == "failed":
-                raise failure_of(event, "the download failed")
+                self._failure = failure_of(event, "the download failed")
+                raise self._failure
             if kind == "done":
                 return event
             on_event(event)
@@ -115,24 +117,29 @@ class Download:
     # ------------------------------------------------------------------------ to standard output
     def _stream(self, answer: Answer, on_event: Callable[[Event], None]) -> Event:
         """Content on its own thread, so that a slow reader of our output never keeps the daemon
-        waiting with its events, and Ctrl-C reaches the main thread at once."""
+        waiting with its events, and Ctrl-C reaches the main thread at once. Why there is no
+        content is in the events, whichever of the two is read first."""
         from dfly.cli.copier import Copier
         copier: Optional[Copier] = None
 
         def start(task_id: str) -> None:
             nonlocal copier
-            copier = Copier(self._content(task_id), answer)
+            try:
+                content = self._content(task_id)
+            except DflyError:
+                return   # the download has failed, as the next event tells; or it's done by then
+            copier = Copier(content, answer)
             copier.start()
 
         try:
             done = self._follow(answer, on_event, start)
-        except DflyError:
-            if copier is not None and copier.error is not None:
-                raise copier.error from None
+        except DflyError as error:
+            if error is not self._failure and copier is not None and copier.error is not None:
+                raise copier.error from None   # it was our output that failed, and cut the events
             raise
         if copier is None:
-            start(_task_id(done))
-        assert copier is not None
+            copier = Copier(self._content(_task_id(done)), answer)
+            copier.start()
         copier.join()
         if copier.error is not None:
             raise copier.error
