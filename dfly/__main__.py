@@ -27,14 +27,15 @@ def leave(code):
     """End the process. Taking an interpreter apart is a tenth of what a small download costs, and
     a client has nothing left to be ended: its files are closed, its threads wait for work. Roles,
     which load asyncio, are left to Python."""
-    if "asyncio" not in sys.modules:
+    if "asyncio" in sys.modules:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            if stream is not None:
+                stream.flush()
         except OSError:
-            pass  # the same happens once more below, and Python tells of it
-    sys.exit(code)
+            pass  # what main() couldn't write it has told of
+    os._exit(code)
 
 
 if __name__ == "__main__":
@@ -42,4 +43,7 @@ if __name__ == "__main__":
         exit_code = start()
     except KeyboardInterrupt:  # before main() could catch it, or again while it did its last
         exit_code = 130
-    leave(exit_code)
+    try:
+        leave(exit_code)
+    except KeyboardInterrupt:
+        os._exit(130)

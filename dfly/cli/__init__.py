@@ -62,20 +62,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run one command line; the exit code."""
     _prepare_streams()
     program = called_as() if argv is None else "dfly"
-    words = sys.argv[1:] if argv is None else argv
+    code = 0
     try:
-        if program == DFGET:
-            from dfly.cli import dfget
-            code = dfget.run(words)
-        else:
-            code = dispatch(words)
+        code = _run(program, sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
-    except DflyError as error:
-        sys.stderr.write(f"{program}: {printable(str(error))}\n")
-        return error.exit_code
-    except KeyboardInterrupt as stop:   # by which signal, where one says so
-        return interrupted_code(stop)
     except BrokenPipeError:
         _drop_output()
         return PIPE_CLOSED
@@ -83,8 +74,31 @@ def main(argv: Optional[List[str]] = None) -> int:
         if error.filename is not None or error.errno not in OUTPUT_ERRORS:
             raise
         _drop_output()
-        sys.stderr.write(f"{program}: standard output: {error.strerror}\n")
-        return FileError.exit_code
+        complain(f"{program}: standard output: {error.strerror}")
+        return code or FileError.exit_code
+
+
+def _run(program: str, words: List[str]) -> int:
+    try:
+        if program == DFGET:
+            from dfly.cli import dfget
+            return dfget.run(words)
+        return dispatch(words)
+    except DflyError as error:
+        complain(f"{program}: {printable(str(error))}")
+        return error.exit_code
+    except KeyboardInterrupt as stop:   # by which signal, where one says so
+        return interrupted_code(stop)
+
+
+def complain(line: str) -> None:
+    """A line on stderr. That it is full or closed ends nothing: a daemon goes on, and what went
+    wrong is in the exit code, too."""
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass   # there is nobody else to tell it to
 
 
 def interrupted_code(stop: KeyboardInterrupt) -> int:
@@ -123,7 +137,7 @@ def _drop_output() -> None:
 def dispatch(argv: List[str]) -> int:
     """Run the command that `argv` begins with."""
     if not argv:
-        sys.stderr.write(overview())
+        complain(overview().rstrip("\n"))
         return UsageError.exit_code
     name, rest = argv[0], argv[1:]
     if name in ("--version", "-V"):

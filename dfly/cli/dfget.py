@@ -10,7 +10,6 @@ the same table of commands as ever, and what it says names its own options.
 from __future__ import annotations
 
 import re
-import sys
 
 from dfly import __version__
 from dfly.cli.target import name_from_url
@@ -179,10 +178,10 @@ def run(words: List[str]) -> int:
     if first == "server":
         raise UsageError("dfget server is no more", "the host's daemon sends pieces: dfly peer is "
                          "it, and a download starts it where none runs")
+    from dfly.cli import complain, dispatch
     translated, warnings = translate(words)
     for warning in warnings:
-        sys.stderr.write(f"dfget: warning: {printable(warning)}\n")
-    from dfly.cli import dispatch
+        complain(f"dfget: warning: {printable(warning)}")
     return dispatch(["get", *translated])
 
 

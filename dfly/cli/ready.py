@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 
+from dfly.cli import complain
 from dfly.cli.parser import CommandParser
 from dfly.errors import DflyError, UsageError, error_from_wire, printable
 
@@ -34,7 +34,7 @@ def run_role(role: str, ready_fd: Optional[str],
 
     def ready(where: str) -> None:
         nonlocal fd
-        sys.stderr.write(f"dfly {role}: ready on {printable(where)}\n")
+        complain(f"dfly {role}: ready on {printable(where)}")
         fd = _tell(fd, f"ready {where}\n")
 
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock  # threading's own costs each start 1 ms
 
-from dfly.cli import INTERRUPTED, called_as
+from dfly.cli import INTERRUPTED, called_as, complain
 from dfly.cli.progress import ORIGINS, Meter, live_line, picture, summary
 from dfly.cli.table import print_json
 from dfly.cli.target import name_from_url
@@ -313,8 +313,22 @@ class Screen:
             self._stream.flush()
         except BrokenPipeError:
             raise
-        except OSError:
+        except OSError as error:
             self._mute = True  # the stream is full or gone: why not to fail, see above
+            if self._stream is not sys.stderr:
+                self._forget_log(error)
+
+    def _forget_log(self, error: OSError) -> None:
+        """What is still on its way to a log would fail once more when that is closed."""
+        import os
+        try:
+            fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(fd, self._stream.fileno(), inheritable=False)
+            os.close(fd)
+        except OSError:
+            return   # it has no descriptor: nothing is on its way
+        complain(f"{self._program}: warning: {printable(self._stream.name)}: {error.strerror}: "
+                 "nothing more is told there")
 
     def _json(self, url: str, event: Event) -> None:
         if self.style == "json":

@@ -163,3 +163,53 @@ def test_a_closed_stream_is_no_traceback(closed: str, code: int, said: str) -> N
     done = subprocess.run(["sh", "-c", f'exec "$0" -m dfly --version {closed}', sys.executable],
                           cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("words, code", [
+    ("nosuch", 2), ("--nosuch", 2), ("", 2), ("get --nosuch", 2),
+    ("get --no-start http://h/", 4)])
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2</dev/null"])
+def test_the_code_tells_where_standard_error_takes_nothing(
+        words: str, code: int, stderr: str, short_path: Path) -> None:
+    """Full, closed, and open for reading (what Python takes for a good one)."""
+    done = subprocess.run(["sh", "-c", f'exec "$0" -m dfly {words} {stderr}', sys.executable],
+                          cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**os.environ, "DFLY_SOCKET": str(short_path / "s")})
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_help_that_can_not_be_written_is_an_error(name: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "dfly", name, "--help"], cwd=ROOT, text=True,
+                              stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (
+        3, "dfly: standard output: No space left on device\n")
+
+
+def test_the_first_failure_gives_the_code(short_path: Path) -> None:
+    """Also where standard output, at the end, takes nothing of what it was told before."""
+    start = ("import sys\nfrom dfly import cli\nfrom dfly.errors import DigestMismatch\n"
+             "def run(args):\n    print('one is bad')\n    raise DigestMismatch('bad')\n"
+             "from dfly.cli import status\nstatus.run = run\nsys.exit(cli.main(['status']))")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, stdout=full,
+                              stderr=subprocess.PIPE, check=False,
+                              env={**os.environ, "PYTHONUNBUFFERED": ""})
+    assert (done.returncode, done.stderr) == (
+        9, "dfly: bad\ndfly: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("flush, code", [
+    ("raise KeyboardInterrupt", 130), ("raise BrokenPipeError", 7), ("pass", 7)])
+def test_what_the_end_meets_is_no_traceback(flush: str, code: int, tmp_path: Path) -> None:
+    done = run_with(f"""
+import sys
+class Stream:
+    def flush(self):
+        {flush}
+def main():
+    sys.stdout, sys.stdin = Stream(), None
+    return 7
+""", tmp_path)
+    assert (done.returncode, done.stderr) == (code, "")

@@ -65,3 +65,18 @@ def test_a_starter_that_left_is_no_harm() -> None:
 def test_what_is_no_descriptor_is_refused(fd: str) -> None:
     with pytest.raises(UsageError, match="no open file descriptor"):
         run_role("role", fd, lambda ready: 0)
+
+
+def test_a_full_standard_error_ends_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of a daemon that a download starts lies where its store does."""
+    read_fd, write_fd = os.pipe()
+
+    def role(ready: Callable[[str], None]) -> int:
+        ready("127.0.0.1:7")
+        return 5
+
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr("sys.stderr", full)
+        assert run_role("role", str(write_fd), role) == 5
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    assert wait_ready(read_fd, "role", 5) == "127.0.0.1:7"

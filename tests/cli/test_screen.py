@@ -568,6 +568,19 @@ def test_a_strange_answer_does_no_harm(facts: Dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------ JSON
+@pytest.mark.parametrize("style", ["none", "dot"])
+def test_a_log_that_is_full_is_named_and_ends_nothing(
+        style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as log:   # closing it writes what is left
+        screen = Screen(style, stream=log, verbosity=VERBOSE)
+        row = screen.begin(URL)
+        row.event({"event": "accepted", "task": "t", "length": 5})
+        row.done("f", {"event": "done", "length": 5, "bytes": 5})
+        screen.warn("what nobody reads")
+    assert capsys.readouterr().err == (
+        "dfly: warning: /dev/full: No space left on device: nothing more is told there\n")
+
+
 def test_no_cookie_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"status": 200, "cookies": ["h\tFALSE\t/\tFALSE\t0\tsession\thunter2"]}
     event = {"event": "accepted", "task": "t", "length": 5, "facts": facts}
