@@ -15,11 +15,20 @@ if sys.version_info < (3, 9):
 
 def start():
     # type: () -> int
+    import _signal  # type: ignore[import-not-found]  # signal's own module would cost 1 ms more
+    if _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, end_at_once)
     if __name__ == "__main__" and not __package__:  # the zip's root: its modules have no bytecode
         from dfly import codecache
         codecache.install(sys.path[0])
     from dfly.cli import main
     return main()
+
+
+def end_at_once(number, frame):
+    # type: (int, object) -> None
+    """Ctrl-C before main() is there: dfly.cli.Loading says why it isn't raised."""
+    os._exit(130)
 
 
 def leave(code):

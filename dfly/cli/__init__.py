@@ -6,6 +6,7 @@ dfget it is that program (dfget.py).
 """
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal itself costs 1 ms more
 import errno
 import importlib
 import os
@@ -16,6 +17,7 @@ from dfly.errors import DflyError, FileError, UsageError, printable
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any, Dict, List, Optional, Protocol, Tuple
 
     from dfly.cli.parser import Arguments, CommandParser
@@ -62,6 +64,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run one command line; the exit code."""
     _prepare_streams()
     program = called_as() if argv is None else "dfly"
+    if argv is None and _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _end_at_once)   # as __main__ had it, up to a Loading's end
     code = 0
     try:
         code = _run(program, sys.argv[1:] if argv is None else argv)
@@ -89,6 +93,30 @@ def _run(program: str, words: List[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as stop:   # by which signal, where one says so
         return interrupted_code(stop)
+
+
+class Loading:
+    """Ctrl-C while modules are loaded ends the process at once, as there is nothing to be put away
+    yet. Raised, it could meet a callback of the import system, and what is raised in one of these
+    Python keeps to itself: the command would go on. A caller that handles it otherwise, or lets it
+    be ignored, is left alone."""
+
+    def __enter__(self) -> None:
+        self._replace(_signal.default_int_handler, _end_at_once)
+
+    def __exit__(self, *error: object) -> None:
+        self._replace(_end_at_once, _signal.default_int_handler)
+
+    def _replace(self, old: Any, new: Any) -> None:
+        if _signal.getsignal(_signal.SIGINT) is old:
+            try:
+                _signal.signal(_signal.SIGINT, new)
+            except ValueError:
+                pass   # in another thread than the first, where no signal comes
+
+
+def _end_at_once(number: int, frame: Optional[FrameType]) -> None:
+    os._exit(INTERRUPTED)
 
 
 def complain(line: str) -> None:
@@ -152,11 +180,12 @@ def dispatch(argv: List[str]) -> int:
         raise UsageError(f"no option {name}", "see dfly --help")
     if name in COMMANDS and rest[:1] in (["--version"], ["-V"]):   # asked of a `wget`
         return dispatch(rest)
-    module, parser = parser_for(name)
-    try:
-        args = parser.parse(rest)
-    except SystemExit as done:  # argparse ends so after --help, and only then
-        return int(done.code or 0)
+    with Loading():
+        module, parser = parser_for(name)
+        try:
+            args = parser.parse(rest)
+        except SystemExit as done:  # argparse ends so after --help, and only then
+            return int(done.code or 0)
     try:
         return module.run(args)
     except UsageError as error:

@@ -4,6 +4,7 @@ Only the options are here, so that `dfly help get` stays quick; getting.py does 
 """
 from __future__ import annotations
 
+from dfly.cli import Loading
 from dfly.cli.parser import Arguments, CommandParser
 from dfly.cli.wget import add_foreign
 from dfly.config import GetSettings, add_flags
@@ -162,5 +163,6 @@ def _add_checks(parser: CommandParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    from dfly.cli.getting import get_all
+    with Loading():
+        from dfly.cli.getting import get_all
     return get_all(args)

@@ -213,3 +213,46 @@ def main():
     return 7
 """, tmp_path)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+CALLBACK = """
+import os, signal, sys, weakref
+class Lock: pass
+def interrupt_in_a_callback():
+    lock = Lock()
+    kept = weakref.ref(lock, lambda _: os.kill(os.getpid(), signal.SIGINT) or list(range(1000)))
+    del lock   # as the import system does; what is raised in the callback goes nowhere
+"""
+
+
+@pytest.mark.parametrize("where, code, said", [
+    ("with Loading():\n    interrupt_in_a_callback()", 130, ""),
+    ("with Loading():\n    pass\nos.kill(os.getpid(), signal.SIGINT)", -2, "KeyboardInterrupt\n"),
+    ("signal.signal(signal.SIGINT, signal.SIG_IGN)\nwith Loading():\n"
+     "    interrupt_in_a_callback()", 0, ""),
+    ("signal.signal(signal.SIGINT, lambda *_: print('heard', file=sys.stderr))\n"
+     "with Loading():\n    interrupt_in_a_callback()", 0, "heard\n"),
+    ("import threading\ndef load():\n    with Loading():\n        pass\n"
+     "one = threading.Thread(target=load)\none.start()\none.join()", 0, "")])
+def test_an_interrupt_while_modules_are_loaded_is_never_lost(
+        where: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c",
+                           f"{CALLBACK}\nfrom dfly.cli import Loading\n{where}"], check=False,
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.endswith(said) and bool(done.stderr) is bool(said)
+
+
+def test_an_interrupt_before_main_is_never_lost(tmp_path: Path) -> None:
+    done = run_with(CALLBACK + "interrupt_in_a_callback()\ndef main(): return 7\n", tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_who_started_it_may_have_interrupts_ignored(tmp_path: Path) -> None:
+    """As a shell does with what it runs in the background."""
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable,
+         "import os, signal, sys; sys.argv = ['dfly', '--version']\nfrom dfly import cli\n"
+         "code = cli.main()\nos.kill(os.getpid(), signal.SIGINT); sys.exit(code)"],
+        check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
