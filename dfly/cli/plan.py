@@ -149,13 +149,16 @@ def _listed_file(file: MetalinkFile) -> Item:
 # --------------------------------------------------------------------------------- digests
 def digests_of(item: Item, args: Arguments, sums: Optional[Sums]) -> Tuple[str, str]:
     """(digest that names the content, digests to check at the end), "" for none. UsageError where
-    they contradict each other, or the URL of a shared content."""
+    they contradict each other, or the URL of a shared content, or where only a part is wanted."""
     texts = [*item.digests, args.digest, f"md5:{args.md5}" if args.md5 else None]
     if sums is not None:
         texts.append(sums.digest_for(item.name) if item.name else sums.digest_for_url(item.url))
     given = [text for text in texts if text]
     if not given:
         return "", ""
+    if args.range is not None or args.start_pos is not None:
+        raise UsageError("a digest is of the whole content, and --range or --start-pos fetches a "
+                         "part", "leave one of them out")
     from dfly.digest import Digest
     by_algorithm: Dict[str, str] = {}
     named = shared_digest(item.url)
