@@ -21,6 +21,13 @@ _SEQUENCE = 0x30
 _TRY = "is it whole? `openssl x509 -in FILE -noout -text` says more"
 
 
+def check_ends(text: str, path: str) -> None:
+    """FileError if a certificate in `text` has no end: a bundle that came in part has fewer, and
+    which are missing would be told by a source that isn't believed."""
+    if text.count(_BEGIN) != sum(1 for _ in certificates_in(text)):
+        raise FileError(f"{path}: a certificate in it is cut", _TRY)
+
+
 def check_authorities(text: str, paths: Sequence[str]) -> None:
     """FileError if one of the certificates in `text` isn't whole; `paths` are where they are
     from."""

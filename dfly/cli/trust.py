@@ -11,7 +11,13 @@ from typing import Any, Dict, List, Tuple
 
 from dfly.cli.inputs import read_input
 from dfly.cli.parser import Arguments
-from dfly.cli.pem import certificates_in, check_authorities, check_identity, check_revoked
+from dfly.cli.pem import (
+    certificates_in,
+    check_authorities,
+    check_ends,
+    check_identity,
+    check_revoked,
+)
 from dfly.config import GetSettings
 from dfly.errors import FileError, UsageError, printable
 
@@ -77,7 +83,11 @@ def _pins(text: str) -> List[str]:
     from dfly.net.pins import parse_pins, spki_pin_of_pem
     if text.startswith("sha256//"):
         return list(parse_pins(text))
-    return [spki_pin_of_pem(read_input(text, FILE_MAX))]
+    data = read_input(text, FILE_MAX)
+    try:
+        return [spki_pin_of_pem(data)]
+    except UsageError as error:
+        raise UsageError(f"--pinnedpubkey {text}: {error.what}", error.hint) from None
 
 
 # ------------------------------------------------------------------------------ files
@@ -101,7 +111,9 @@ def _those_of_folder(folder: str) -> str:
 
 
 def _certificates(path: str) -> Tuple[str, ...]:
-    return tuple(certificates_in(_text(path, FILE_MAX)))
+    text = _text(path, FILE_MAX)
+    check_ends(text, path)
+    return tuple(certificates_in(text))
 
 
 def _some(text: str, path: str) -> str:

@@ -28,6 +28,11 @@ def files(daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     subprocess.run(["openssl", "pkey", "-in", "a.key", "-out", "locked.key", "-aes128", "-passout",
                     "pass:secret"], check=True, capture_output=True)
     (tmp_path / "cut.pem").write_text(CUT)
+    whole = (tmp_path / "a.pem").read_text()
+    (tmp_path / "half.pem").write_text(whole + whole[:len(whole) // 2])
+    (tmp_path / "halves.pem").write_text(whole[:len(whole) // 2] + whole)
+    (tmp_path / "halves").mkdir()
+    (tmp_path / "halves/x.0").write_text(whole[:len(whole) // 2])
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/x.0").write_text(CUT)
     (tmp_path / "other.pem").write_text(CUT.replace("MIIDAA==", "!"))
@@ -40,6 +45,9 @@ def files(daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (["--ca-certificate=cut.pem"], "cut.pem", "a certificate in it can't be read: is it whole?"),
     (["--ca-certificate=a.pem,other.pem"], "other.pem", "can't be read"),
     (["--ca-directory=folder"], "folder", "can't be read"),
+    (["--ca-certificate=half.pem"], "half.pem", "a certificate in it is cut"),
+    (["--ca-certificate=halves.pem"], "halves.pem", "a certificate in it is cut"),
+    (["--ca-directory=halves"], "halves/x.0", "a certificate in it is cut"),
     (["--crl-file=cut.crl"], "cut.crl", "can't read the revocation lists"),
     (["--crl-file=end.crl"], "end.crl", "no revocation lists"),
     (["--certificate=cut.pem"], "cut.pem", "can't use the client certificate"),
@@ -70,3 +78,10 @@ def test_the_systems_own_authorities_are_whole() -> None:
     if path is None or not Path(path).exists():
         pytest.skip("this system has no file of authorities (Debian: ca-certificates)")
     check_authorities(Path(path).read_text(), [path])
+
+
+def test_a_file_without_a_key_to_pin_is_named(files: Any,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get", URL, "--pinnedpubkey=a.pem"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dfly: --pinnedpubkey a.pem: no public key") and files.requests == []
