@@ -93,6 +93,11 @@ def _run(program: str, words: List[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as stop:   # by which signal, where one says so
         return interrupted_code(stop)
+    except RuntimeError as error:   # threading's "release unlocked lock": a second signal met the
+        first = error.__context__   # way out of the first
+        if isinstance(first, KeyboardInterrupt):
+            return interrupted_code(first)
+        raise
 
 
 class Loading:

@@ -5,8 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 import pytest
 
@@ -104,6 +105,25 @@ def test_interrupts_have_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(status_command, "run", interrupt)
     assert main(["status"]) == dfly.cli.INTERRUPTED
+
+
+@pytest.mark.parametrize("first, code", [
+    (KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143), (ValueError(), None)])
+def test_a_second_interrupt_on_the_way_out_of_the_first(
+        first: BaseException, code: Optional[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """threading.Condition, left by two exceptions, lets go of a lock that it doesn't have."""
+    def interrupt(args: object) -> int:
+        try:
+            raise first
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(status_command, "run", interrupt)
+    if code is not None:
+        assert main(["status"]) == code
+    else:
+        with pytest.raises(RuntimeError):
+            main(["status"])
 
 
 def run_with(cli: str, folder: Path) -> "subprocess.CompletedProcess[str]":
