@@ -6,12 +6,16 @@ test_bad_input.py has the faults of HTTP, the statuses and the full disk.
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import socket
+import stat
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -301,3 +305,74 @@ def test_a_changed_source_is_not_what_the_digest_says(yard: Yard, way: str) -> N
         end = yard.run(way, folder, "-t", "2", "--waitretry=1", f"--digest=sha256:{sha256(old)}",
                        url)
         assert end.code == 9 and tree_of(folder) == {} and half_written(folder) == []
+
+
+# ------------------------------------------------------------------------------- the host
+@both
+@pytest.mark.parametrize("what", ["a folder", "too long", "a strange word", "a fifo"])
+def test_a_netrc_of_no_use_costs_no_download(yard: Yard, way: str, what: str) -> None:
+    url = yard.source.add(f"/free-{way}", A)
+    folder = yard.folder(way)
+    netrc = folder.parent / "home" / ".netrc"
+    if what == "a folder":
+        netrc.mkdir()
+    elif what == "a fifo":
+        os.mkfifo(netrc)
+    else:
+        netrc.write_text("# " + "x" * (1 << 20) if what == "too long" else "hunter2 is secret\n")
+    end = yard.run(way, folder, "--progress=none", url)
+    assert end.code == 0 and [file.content for file in tree_of(folder).values()] == [A]
+    assert end.err.count("warning: ") == end.err.count(".netrc") == (what != "a fifo")
+    assert "hunter2" not in end.err and "secret" not in end.err
+
+
+@both
+def test_a_stream_whose_digest_is_wrong_ends_so_each_time(yard: Yard, way: str) -> None:
+    """Whether its content or its events end first."""
+    for number in range(8):
+        url = yard.source.add(f"/streamed-{way}-{number}", content_of(0.1, seed=number))
+        end = yard.run(way, yard.folder(way), "-q", "-m", "0" * 32, "-O", "-", url)
+        assert end.code == 9 and f"streamed-{way}-{number}: the content has md5:" in end.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes another user's place")
+@pytest.mark.parametrize("home", [None, "/nonexistent"])
+def test_a_user_without_a_home_downloads(yard: Yard, program: Path, tmp_path: Path,
+                                         home: Optional[str]) -> None:
+    """A daemon of its own comes up, with a store under /var/tmp that nobody else can look into."""
+    nobody = 65534
+    store = Path(f"/var/tmp/dfly-{nobody}")
+    if store.exists() or Path(f"/tmp/dfly-{nobody}").exists():
+        pytest.skip("there is such a user's store here already")
+    url = yard.source.add("/homeless", A)
+    place = Path(tempfile.mkdtemp(prefix="dfly-homeless-"))   # with a way to it for all
+    place.chmod(0o777)
+    shutil.copy2(program, place / "dfly")
+    words = [str(place / "dfly"), "get", "-q", url]
+    env = {"PATH": os.environ["PATH"], **({"HOME": home} if home else {})}
+    try:
+        done = subprocess.run(words, cwd=place, env=env, user=nobody, group=nobody,
+                              extra_groups=[], capture_output=True, text=True, check=False,
+                              timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (place / "homeless").read_bytes() == A
+        made = store.stat()
+        assert (stat.S_IMODE(made.st_mode), made.st_uid) == (0o700, nobody)
+    finally:
+        stop_daemon(f"/tmp/dfly-{nobody}/peer.sock")
+        for folder in (place, store, Path(f"/tmp/dfly-{nobody}")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_daemon(path: str) -> None:
+    """And wait until it is gone."""
+    if not os.path.exists(path):
+        return
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.sendall(b"POST /v1/stop HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        while sock.recv(4096):
+            pass
+    until = time.monotonic() + 10
+    while os.path.exists(path) and time.monotonic() < until:
+        time.sleep(0.02)
