@@ -26,6 +26,9 @@ IDLE_EXIT = "5min"         # a daemon that nobody asked for by name leaves after
 START_TIMEOUT_S = 30.0
 LOG_NAME = "peer.log"
 LOG_MAX = 4 << 20          # bytes; a longer log is set aside as the daemon starts
+# What each command tells the daemon by itself: one `http_proxy=... dfly get` would else choose for
+# all later ones, which say nothing. HTTP_PROXY no command reads (asking.py says why).
+TOLD = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 def program() -> Tuple[List[str], Dict[str, str]]:
@@ -103,8 +106,8 @@ def _start(settings: GetSettings) -> None:
     log_fd = _open_log(log_path)
     read_fd, write_fd = os.pipe()
     try:
-        _detach([*command, "--ready-fd", str(write_fd)], {**os.environ, **variables},
-                log_fd, write_fd)
+        kept = {name: value for name, value in os.environ.items() if name not in TOLD}
+        _detach([*command, "--ready-fd", str(write_fd)], {**kept, **variables}, log_fd, write_fd)
     finally:
         os.close(log_fd)
         os.close(write_fd)

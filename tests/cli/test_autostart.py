@@ -31,8 +31,8 @@ PEER = textwrap.dedent("""
     print("this goes to the log", flush=True)
     with open(args.store + "/started", "a") as notes:
         json.dump({"args": vars(args), "cwd": os.getcwd(), "session": os.getsid(0),
-                   "pid": os.getpid(), "fds": sorted(map(int, os.listdir("/proc/self/fd")))},
-                  notes)
+                   "pid": os.getpid(), "fds": sorted(map(int, os.listdir("/proc/self/fd"))),
+                   "environ": dict(os.environ)}, notes)
         notes.write("\\n")
     FAIL
     class Handler(socketserver.StreamRequestHandler):
@@ -81,6 +81,19 @@ def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield host
     if os.path.exists(host.socket):
         ask_json(host.socket, "POST", "/v1/stop")
+
+
+def test_proxies_of_who_starts_it_are_not_everybodys(host: Host,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command tells its own."""
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://once:1")
+    monkeypatch.setenv("HTTP_PROXY", "http://always:1")   # which no command tells
+    monkeypatch.setenv("no_proxy", "here")
+    assert ensure_daemon(host.settings) is None
+    (start,) = host.starts()
+    assert {name: value for name, value in start["environ"].items() if "proxy" in name.lower()} == {
+        "HTTP_PROXY": "http://always:1", "no_proxy": "here"}
 
 
 def test_none_runs_so_one_is_started(host: Host) -> None:
