@@ -10,16 +10,15 @@ import _socket  # what socket is made of; its own, with selectors, costs each st
 from dfly.config import check_socket_path
 from dfly.errors import DflyError, NetworkError, ProtocolError, error_from_wire
 from dfly.names import join_address
+from dfly.wire.bodies import Body, body_of
 from dfly.wire.http11 import (
     VERSION_1_0,
     VERSION_1_1,
-    Body,
     Headers,
     HeadParser,
     HttpError,
     RequestHead,
     ResponseHead,
-    body_of,
 )
 
 TYPE_CHECKING = False  # typing's own costs each start 2 ms

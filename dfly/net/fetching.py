@@ -31,15 +31,8 @@ from dfly.net.transfer import (
     Transfer,
 )
 from dfly.units import KIB
-from dfly.wire.http11 import (
-    HEAD_MAX,
-    HeadParser,
-    HttpError,
-    LengthBody,
-    ResponseHead,
-    body_of,
-    keep_alive,
-)
+from dfly.wire.bodies import LengthBody, body_of
+from dfly.wire.http11 import HEAD_MAX, HeadParser, HttpError, ResponseHead, keep_alive
 from dfly.wire.lines import HEAD_END
 
 ANSWER_S = 5.0        # to connect, and then for the answer's head

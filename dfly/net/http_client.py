@@ -22,17 +22,8 @@ from dfly.net.mover import Movers
 from dfly.net.route import DIRECT, Proxy, Route, ascii_host, connected
 from dfly.net.stream import READ_MAX, Stream, TimedOut
 from dfly.net.transfer import IDLE_S, Sink, feed_body
-from dfly.wire.http11 import (
-    Body,
-    CloseBody,
-    Headers,
-    HeadParser,
-    HttpError,
-    RequestHead,
-    ResponseHead,
-    body_of,
-    keep_alive,
-)
+from dfly.wire.bodies import Body, CloseBody, body_of
+from dfly.wire.http11 import Headers, HeadParser, HttpError, RequestHead, ResponseHead, keep_alive
 
 USER_AGENT = f"dfly/{__version__}"
 INTERIM_MAX = 8  # 1xx answers before the real one; more is mischief

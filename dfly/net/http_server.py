@@ -39,15 +39,14 @@ from dfly.net.mover import Job, Movers
 from dfly.net.serving import PiecesBody as PiecesBody
 from dfly.net.serving import Quick, Serving
 from dfly.net.stream import READ_MAX, Stream, network_error, numeric_address
+from dfly.wire.bodies import Body, body_of
 from dfly.wire.http11 import (
     VERSION_1_0,
-    Body,
     Headers,
     HeadParser,
     HttpError,
     RequestHead,
     ResponseHead,
-    body_of,
     keep_alive,
 )
 

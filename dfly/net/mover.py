@@ -45,7 +45,7 @@ from dfly.net.transfer import (
     Transfer,
 )
 from dfly.units import MIB
-from dfly.wire.http11 import Body
+from dfly.wire.bodies import Body
 
 TURN_MAX = MIB  # bytes one transfer moves until the next one's turn; also the receive buffer
 

@@ -16,7 +16,8 @@ from dfly.net.limiter import Limiter
 from dfly.net.stream import WANT_READ, WANT_WRITE, Stream
 from dfly.task import PIECE_SIZE_MIN, Geometry, lowest
 from dfly.units import KIB
-from dfly.wire.http11 import Body, HttpError, LengthBody
+from dfly.wire.bodies import Body, LengthBody
+from dfly.wire.http11 import HttpError
 
 DONE = 0        # the body is through
 AGAIN = 1       # the turn was used up, there may be more at once

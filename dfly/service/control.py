@@ -36,7 +36,7 @@ from dfly.service.wish import Seen, Wish, wish_of
 from dfly.source import SourceChanged, Version
 from dfly.store import PieceStore
 from dfly.task import members, run_set
-from dfly.wire.http11 import RangeError, format_content_range, parse_range
+from dfly.wire.ranges import RangeError, format_content_range, parse_range
 
 log = logging.getLogger("dfly.control")
 

@@ -34,8 +34,9 @@ from dfly.service.swarms import LedTask
 from dfly.source import SourceRefused, SourceRequest, Version
 from dfly.store import PieceStore, TaskFile
 from dfly.task import TaskSpec, check_geometry, full_set, piece_size_for
-from dfly.wire.http11 import HttpError, format_content_range
+from dfly.wire.http11 import HttpError
 from dfly.wire.messages import Offer
+from dfly.wire.ranges import format_content_range
 
 log = logging.getLogger("dfly.givers")
 

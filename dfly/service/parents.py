@@ -17,8 +17,9 @@ from dfly.service.managers import Address
 from dfly.service.pieces import TOKEN_HEADER, path_of, version_tag
 from dfly.store import TaskFile
 from dfly.task import set_from_bytes
-from dfly.wire.http11 import Headers, RequestHead, ResponseHead, format_content_range
+from dfly.wire.http11 import Headers, RequestHead, ResponseHead
 from dfly.wire.messages import Failure
+from dfly.wire.ranges import format_content_range
 
 LISTING_MAX = 1 << 20   # bytes of a parent's piece set in JSON
 LISTING_S = 5.0         # for a parent's piece set

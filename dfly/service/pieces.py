@@ -31,17 +31,8 @@ from dfly.net.serving import Quick, QuickAnswer
 from dfly.net.transfer import PiecesHeld
 from dfly.service.metrics import Metrics
 from dfly.task import run_set, set_to_bytes
-from dfly.wire.http11 import (
-    VERSION_1_1,
-    Headers,
-    HeadParser,
-    HttpError,
-    RangeError,
-    RequestHead,
-    ResponseHead,
-    format_content_range,
-    parse_range,
-)
+from dfly.wire.http11 import VERSION_1_1, Headers, HeadParser, HttpError, RequestHead, ResponseHead
+from dfly.wire.ranges import RangeError, format_content_range, parse_range
 
 TOKEN_HEADER = "Dfly-Token"
 BUSY_RETRY_S = 1

@@ -24,14 +24,8 @@ from dfly.source import (
 from dfly.source.challenge import parse_challenges
 from dfly.source.visit import Outfit
 from dfly.units import parse_http_date
-from dfly.wire.http11 import (
-    REASONS,
-    Headers,
-    ResponseHead,
-    format_content_range,
-    parse_content_range,
-    parse_unsatisfied_range,
-)
+from dfly.wire.http11 import REASONS, Headers, ResponseHead
+from dfly.wire.ranges import format_content_range, parse_content_range, parse_unsatisfied_range
 
 HINTS = {403: "the source forbids it: check the URL, or give credentials with --header",
          404: "check the URL", 410: "check the URL", 429: "the source wants fewer requests: "

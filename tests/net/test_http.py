@@ -30,7 +30,7 @@ from dfly.net.http_server import (
 )
 from dfly.net.route import Route
 from dfly.net.stream import Stream, TimedOut
-from dfly.wire.http11 import format_content_range, parse_range
+from dfly.wire.ranges import format_content_range, parse_range
 from tests.net.loopback import (
     PIECE,
     CollectSink,

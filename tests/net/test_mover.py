@@ -17,7 +17,7 @@ from dfly.net.limiter import Limiter
 from dfly.net.mover import Movers
 from dfly.net.stream import Stream, TimedOut
 from dfly.task import set_of
-from dfly.wire.http11 import ChunkedBody, CloseBody, LengthBody, NoBody
+from dfly.wire.bodies import ChunkedBody, CloseBody, LengthBody, NoBody
 from tests.net.loopback import (
     PIECE,
     CollectSink,

@@ -18,7 +18,7 @@ from dfly.net.limiter import Limiter
 from dfly.net.route import Route
 from dfly.net.stream import Stream
 from dfly.net.tls import client_context
-from dfly.wire.http11 import CloseBody, LengthBody
+from dfly.wire.bodies import CloseBody, LengthBody
 from tests.net.loopback import (
     PIECE,
     CollectSink,

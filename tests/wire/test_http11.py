@@ -1,35 +1,21 @@
-"""HTTP/1.1 heads, bodies and ranges: whole, byte by byte, cut anywhere, and mutated."""
+"""HTTP/1.1 heads: whole, byte by byte, cut anywhere, and mutated."""
 from __future__ import annotations
 
 import random
-from typing import Callable, List, Optional, Tuple, Type
+from typing import Optional, Tuple
 
 import pytest
 
-from dfly.errors import ProtocolError
+from dfly.wire.bodies import body_of
 from dfly.wire.http11 import (
-    CHUNK_LINE_MAX,
     HEADERS_MAX,
-    PARTS_MAX,
-    TRAILER_MAX,
-    Body,
-    ChunkedBody,
-    CloseBody,
     Head,
     Headers,
     HeadParser,
     HttpError,
-    LengthBody,
-    NoBody,
-    RangeError,
     RequestHead,
     ResponseHead,
-    body_of,
-    format_content_range,
     keep_alive,
-    parse_content_range,
-    parse_range,
-    parse_unsatisfied_range,
 )
 
 REQUEST = (b"GET /v1/tasks/ab?x=1 HTTP/1.1\r\nHost: files.example:8080\r\nRange: bytes=0-99\r\n"
@@ -256,187 +242,3 @@ def test_keep_alive(version: Tuple[int, int], connection: Optional[str], stays: 
     head = RequestHead("GET", "/", headers, version)
     assert keep_alive(head) is stays
     assert keep_alive(ResponseHead(200), head) is stays
-
-
-# ------------------------------------------------------------------- where a body ends
-def framing(*lines: str) -> Body:
-    head, _ = parse("request", request(*lines))
-    assert head is not None
-    return body_of(head)
-
-
-def test_a_body_is_framed_by_length_or_chunks() -> None:
-    assert isinstance(framing(), NoBody)
-    assert framing("Content-Length: 12").remaining == 12
-    assert framing("Content-Length: 12", "content-length: 12").remaining == 12
-    assert isinstance(framing("Transfer-Encoding: Chunked"), ChunkedBody)
-
-
-@pytest.mark.parametrize("lines", [
-    ("Content-Length: 1", "Transfer-Encoding: chunked"),
-    ("Content-Length: 1", "Content-Length: 2"), ("Content-Length: 1, 2",),
-    ("Content-Length: -1",), ("Content-Length: +1",), ("Content-Length: 0x1",),
-    ("Content-Length: 1 2",), ("Content-Length:",), ("Content-Length: 1e3",),
-    ("Content-Length: 99999999999999999999",), ("Content-Length: 9999999999999999999",),
-    ("Content-Length: \xb2",),
-    ("Transfer-Encoding: gzip, chunked",), ("Transfer-Encoding: chunked, chunked",),
-    ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), ("Transfer-Encoding: xchunked",),
-    ("Transfer-Encoding: identity",), ("Transfer-Encoding: chunked;q=1",), ("Transfer-Encoding:",),
-])
-def test_ambiguous_framing_is_refused(lines: Tuple[str, ...]) -> None:
-    with pytest.raises(HttpError) as caught:
-        framing(*lines)
-    assert caught.value.status == 400
-
-
-def test_chunks_in_http_1_0_are_refused() -> None:
-    head, _ = parse("request", b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n")
-    assert head is not None
-    with pytest.raises(HttpError):
-        body_of(head)
-
-
-@pytest.mark.parametrize("status,method,kind", [
-    (200, "GET", CloseBody), (200, "HEAD", NoBody), (204, "GET", NoBody), (304, "GET", NoBody),
-    (101, "GET", NoBody), (200, "CONNECT", NoBody), (404, "CONNECT", CloseBody),
-])
-def test_a_response_without_length(status: int, method: str, kind: Type[Body]) -> None:
-    assert type(body_of(ResponseHead(status), method)) is kind
-
-
-def drink(body: Body, data: bytes, cuts: Tuple[int, ...] = ()) -> Tuple[bytes, bytes]:
-    """Feed all of `data`; (content, what was left over)."""
-    content = bytearray()
-    rest = bytearray()
-    edges = [0, *sorted(cuts), len(data)]
-    for start, stop in zip(edges, edges[1:]):
-        view = memoryview(data)[start:stop]
-        while len(view) and not body.done:
-            parts, used = body.feed(view)
-            assert used > 0 and sum(map(len, parts)) <= used
-            content += b"".join(parts)
-            view = view[used:]
-        rest += view
-    return bytes(content), bytes(rest)
-
-
-def test_a_body_by_length_takes_exactly_that() -> None:
-    body = LengthBody(5)
-    assert drink(body, b"abc") == (b"abc", b"") and body.remaining == 2
-    with pytest.raises(ProtocolError, match="truncated body: 3 of 5"):
-        body.eof()
-    assert drink(body, b"defgh") == (b"de", b"fgh") and body.done and body.remaining == 0
-    body.eof()
-    assert LengthBody(0).done
-
-
-def test_a_body_until_close_ends_with_the_connection() -> None:
-    body = CloseBody()
-    assert drink(body, b"abc") == (b"abc", b"") and not body.done and body.remaining is None
-    body.eof()
-    assert body.done
-
-
-CHUNKED = b"5\r\nhello\r\n0A;ext=\"v\"\r\n 0123\r\n678\r\n0\r\nX-Sum: 1\r\n\r\n"
-
-
-def test_chunks_are_joined_and_trailers_dropped() -> None:
-    body = ChunkedBody()
-    assert drink(body, CHUNKED + b"next") == (b"hello 0123\r\n678", b"next")
-    assert body.done and body.remaining == 0
-
-
-def test_chunks_cut_anywhere() -> None:
-    rng = random.Random(3)
-    every = tuple(range(1, len(CHUNKED)))
-    for cuts in [every, *(tuple(rng.sample(every, 4)) for _ in range(100))]:
-        body = ChunkedBody()
-        assert drink(body, CHUNKED + b"next", cuts) == (b"hello 0123\r\n678", b"next")
-        assert body.done
-
-
-def test_every_truncation_of_a_chunked_body_is_noticed() -> None:
-    for size in range(len(CHUNKED)):
-        body = ChunkedBody()
-        drink(body, CHUNKED[:size])
-        assert not body.done
-        with pytest.raises(ProtocolError, match="truncated"):
-            body.eof()
-
-
-@pytest.mark.parametrize("bad", [
-    b"\r\n", b"x\r\n", b"-1\r\n", b"+1\r\nx", b"0x1\r\n", b" 1\r\n", b"1 2\r\n", b"1\n",
-    b"5\r\nhelloX\r\n", b"5\r\nhello\n", b"5\r\nhello0\r\n", b"1\x00\r\n", b"1;a\rb\r\n",
-    b"fffffffffffffffff\r\n", b"ffffffffffffffff\r\n", b"1" * (CHUNK_LINE_MAX + 1),
-    b"1;" + b"a" * CHUNK_LINE_MAX + b"\r\n",
-    b"0\r\nno colon\r\n\r\n", b"0\r\n folded: x\r\n\r\n",
-    b"0\r\n" + (b"X: " + b"a" * 500 + b"\r\n") * (TRAILER_MAX // 500 + 1) + b"\r\n",
-])
-def test_malformed_chunks_are_refused(bad: bytes) -> None:
-    with pytest.raises(HttpError):
-        drink(ChunkedBody(), bad)
-    with pytest.raises(HttpError):
-        drink(ChunkedBody(), bad, tuple(range(1, len(bad))))
-
-
-def test_mutated_chunks_end_give_content_or_an_http_error() -> None:
-    rng = random.Random(11)
-    for _ in range(3_000):
-        data = bytearray(CHUNKED)
-        for _ in range(rng.randrange(1, 4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        cuts = tuple(rng.randrange(len(data)) for _ in range(3))
-        results: List[object] = []
-        for places in ((), cuts):
-            try:
-                results.append(drink(ChunkedBody(), bytes(data), places))
-            except HttpError:
-                results.append("refused")
-        assert results[0] == results[1], bytes(data)
-
-
-def test_a_flood_of_tiny_chunks_is_handed_out_in_bounded_portions() -> None:
-    data = b"1\r\nx\r\n" * (PARTS_MAX * 2)
-    parts, used = ChunkedBody().feed(memoryview(data))
-    assert len(parts) == PARTS_MAX and used < len(data)
-    assert drink(ChunkedBody(), data)[0] == b"x" * (PARTS_MAX * 2)
-
-
-# -------------------------------------------------------------------------------- ranges
-@pytest.mark.parametrize("value,span", [
-    ("bytes=0-99", (0, 100)), ("bytes=10-10", (10, 11)), ("bytes=990-5000", (990, 1000)),
-    ("bytes=5-", (5, 1000)), ("bytes=-10", (990, 1000)), ("bytes=-5000", (0, 1000)),
-    ("Bytes = 0-1", None), ("BYTES=0-1", (0, 2)), ("bytes=0-1,5-6", None), ("bytes=5-4", None),
-    ("bytes=-", None), ("bytes=a-b", None), ("items=0-1", None), ("", None),
-    ("bytes=0-99999999999999999999", None), ("bytes=\u0661-2", None),
-])
-def test_a_range_is_clipped_or_ignored(value: str, span: Optional[Tuple[int, int]]) -> None:
-    assert parse_range(value, 1000) == span
-
-
-@pytest.mark.parametrize("value,length", [("bytes=1000-", 1000), ("bytes=2000-3000", 1000),
-                                          ("bytes=-0", 1000), ("bytes=0-", 0), ("bytes=-5", 0)])
-def test_a_range_outside_is_unsatisfiable(value: str, length: int) -> None:
-    with pytest.raises(RangeError) as caught:
-        parse_range(value, length)
-    assert caught.value.status == 416
-
-
-@pytest.mark.parametrize("text,value", [("bytes 0-99/1000", (0, 100, 1000)),
-                                        ("bytes 5-5/*", (5, 6, None))])
-def test_a_content_range_round_trips(text: str, value: Tuple[int, int, Optional[int]]) -> None:
-    assert parse_content_range(text) == value
-    assert format_content_range(*value) == text
-
-
-@pytest.mark.parametrize("text", ["", "bytes", "bytes 5-4/10", "bytes 0-10/10", "bytes */10",
-                                  "bytes=0-1/2", "items 0-1/2", "bytes -1-1/2", "bytes 0-/2",
-                                  "bytes 0-9999999999999999999/*"])
-def test_an_impossible_content_range_is_a_protocol_error(text: str) -> None:
-    with pytest.raises(ProtocolError):
-        parse_content_range(text)
-
-
-def test_the_total_of_an_unsatisfied_range() -> None:
-    parsed: Callable[[str], Optional[int]] = parse_unsatisfied_range
-    assert parsed("bytes */0") == 0 and parsed("bytes */77") == 77 and parsed("bytes 0-1/2") is None
